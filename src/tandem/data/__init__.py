@@ -1,0 +1,56 @@
+"""From text to batches: tokenizer, corpora, token shards, packing."""
+
+from tandem.data.baselines import compression_baselines
+from tandem.data.batches import Batch
+from tandem.data.corpora import (
+    Corpus,
+    PreparedCorpus,
+    Stage,
+    cache_directory,
+    corpora,
+    corpus,
+    prepare,
+    print_corpus,
+    read_text_file,
+    text_corpus,
+)
+from tandem.data.documents import Document, read_documents, write_documents
+from tandem.data.packing import Packer, Source
+from tandem.data.quality import QualityClassifier
+from tandem.data.semantic import drop_semantic_duplicates
+from tandem.data.shards import ShardSet, open_shards, write_shards
+from tandem.data.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
+from tandem.data.tokenizing import tokenize_corpus, train_tokenizer
+from tandem.data.validation import ValidationBatches, validation_batches
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "Batch",
+    "Corpus",
+    "Document",
+    "Packer",
+    "PreparedCorpus",
+    "QualityClassifier",
+    "ShardSet",
+    "Source",
+    "Stage",
+    "StreamDecoder",
+    "Tokenizer",
+    "ValidationBatches",
+    "cache_directory",
+    "compression_baselines",
+    "corpora",
+    "corpus",
+    "drop_semantic_duplicates",
+    "open_shards",
+    "prepare",
+    "print_corpus",
+    "read_documents",
+    "read_text_file",
+    "text_corpus",
+    "tokenize_corpus",
+    "train_tokenizer",
+    "validation_batches",
+    "write_documents",
+    "write_shards",
+]

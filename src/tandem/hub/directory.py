@@ -1,0 +1,209 @@
+"""A model as a directory: `model.safetensors`, `config.json` and `tokenizer.json`, written whole or not at all.
+
+`config.json` is `ModelConfig.to_dict()` with three keys of its own: format, version and chat (the model was tuned on
+conversations). A source is such a directory or the name of a checkpoint inside this package.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tandem.data import Tokenizer
+from tandem.nn import HybridLM, ModelConfig
+from tandem.report import atomic_directory
+
+_FORMAT, _VERSION = "tandem", 1
+_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SUPPORTED = "this version loads directories written by `LanguageModel.save` and bundled checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedConfig:
+    """What `config.json` says: the shape of the model, and whether it was tuned on conversations."""
+
+    model: ModelConfig
+    chat: bool
+
+
+def save(
+    model: HybridLM, tokenizer: Tokenizer, directory: str | Path, *, dtype: str | None = None, chat: bool = False
+) -> Path:
+    """Writes a model directory atomically, replacing an older model there; returns its path.
+
+    Args:
+        dtype: "float32", "bfloat16" or "float16" for all weights but the float32 island (decay rates, step biases,
+            routers), which is never narrowed; None keeps every dtype.
+        chat: the model was tuned on conversations, so `tandem chat` talks to it in turns.
+    Raises:
+        ValueError: an unknown dtype, or a directory that holds anything but a model.
+    """
+    target = _check_target(Path(directory).resolve())
+    tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in _tensors(model).items()}
+    config = {"format": _FORMAT, "version": _VERSION, "chat": chat, **model.config.to_dict()}
+    with atomic_directory(target) as temporary:
+        save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt"})
+        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        tokenizer.save(temporary / _TOKENIZER)
+    return target
+
+
+def load(source: str | Path, *, dtype: str | None = None) -> tuple[HybridLM, Tokenizer, ModelConfig]:
+    """Reads a model directory of ours, or a bundled checkpoint by its name; the model comes in eval mode, on the CPU.
+
+    Args:
+        dtype: as in `save`; None keeps the dtypes of the file.
+    Raises:
+        ValueError: no such source, a missing, damaged or foreign file, or weights that do not fit the config (named).
+    """
+    directory = find(source)
+    config = read_config(directory).model
+    tokenizer = Tokenizer.load(_file(directory, _TOKENIZER))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{directory / _TOKENIZER} has {tokenizer.vocab_size} ids for config.vocab_size={config.vocab_size}; "
+            "use the tokenizer.json that was saved with the model"
+        )
+    tensors = _read_tensors(_file(directory, _WEIGHTS))
+    model = HybridLM(config)
+    _check_fit(directory / _WEIGHTS, _tensors(model), tensors)
+    _assign(model, {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()})
+    return model.eval(), tokenizer, config
+
+
+def read_config(source: str | Path) -> SavedConfig:
+    """Reads only `config.json` of a source.
+
+    Raises:
+        ValueError: no such source, or a config that is not ours or of a later version.
+    """
+    file = _file(find(source), _CONFIG)
+    plain = _read_json(file)
+    if plain.pop("format", None) != _FORMAT:
+        kind = f"a Hugging Face config of model_type={plain['model_type']!r}" if "model_type" in plain else "not ours"
+        raise ValueError(f"{file} is {kind}; {_SUPPORTED}")
+    version, chat = plain.pop("version", None), plain.pop("chat", False)
+    if version != _VERSION:
+        raise ValueError(f"{file} has version={version!r}, this Tandem reads {_VERSION}; upgrade with pip")
+    if not isinstance(chat, bool):
+        raise ValueError(f"{file} has chat={chat!r}; use true or false")
+    return SavedConfig(model=ModelConfig.from_dict(plain), chat=chat)
+
+
+def bundled() -> tuple[str, ...]:
+    """Names of the checkpoints inside this package."""
+    return tuple(sorted(path.name for path in _bundle().glob("*") if (path / _CONFIG).is_file()))
+
+
+def find(source: str | Path) -> Path:
+    """The directory a source stands for; a bundled name wins over a directory of that name ("./nano" reaches it).
+
+    Raises:
+        ValueError: neither a directory nor a bundled name.
+    """
+    if isinstance(source, str) and source in bundled():
+        return _bundle() / source
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"source={str(source)!r} is a file; {_SUPPORTED}")
+    names = ", ".join(bundled()) or "none in this installation"
+    raise ValueError(f"source={str(source)!r} is no directory and no bundled checkpoint; bundled: {names}")
+
+
+def _bundle() -> Path:
+    with resources.as_file(resources.files("tandem.hub")) as room:
+        return room / "bundled"
+
+
+def _check_target(target: Path) -> Path:
+    """Only what `save` itself wrote may be replaced: the swap removes everything else in the directory."""
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"directory={str(target)!r} is a file; choose a new or empty directory")
+    names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    foreign = sorted(names - {_CONFIG, _WEIGHTS, _TOKENIZER})
+    if foreign or (names and _CONFIG not in names):
+        found = (foreign or sorted(names))[0]
+        raise ValueError(
+            f"directory={str(target)!r} holds {found!r} and is not a model directory; choose a new or empty directory"
+        )
+    if names:
+        read_config(target)
+    return target
+
+
+def _tensors(model: HybridLM) -> dict[str, Tensor]:
+    """The state dict with shared tensors (tied embeddings) once, under their first name."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            kept[name] = tensor.detach()
+    return kept
+
+
+def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; use one of {', '.join(_DTYPES)}")
+    # The island never goes below float32: decays and step sizes rounded to bfloat16 change how long a state remembers.
+    return tensor.to(torch.float32 if "island" in name.split(".") else _DTYPES[dtype])
+
+
+def _file(directory: Path, name: str) -> Path:
+    file = directory / name
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; {_SUPPORTED}")
+    return file
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); copy the model directory again") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{file} holds a JSON {type(plain).__name__}, not an object; {_SUPPORTED}")
+    return plain
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
+
+
+def _check_fit(file: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    for problem, names in (
+        ("lacks", expected.keys() - found.keys()),
+        ("has unexpected", found.keys() - expected.keys()),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ValueError(f"{file} {problem} {shown}; use the config.json that was saved with these weights")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise ValueError(
+                f"{file} has {name} of shape {list(found[name].shape)}, config.json asks for {list(tensor.shape)}; "
+                "use the config.json that was saved with these weights"
+            )
+
+
+def _assign(model: HybridLM, tensors: dict[str, Tensor]) -> None:
+    """Puts the tensors in place with their own dtypes (copying would keep the model's)."""
+    with torch.no_grad():
+        for name, target in model.state_dict(keep_vars=True).items():
+            if name in tensors:
+                target.data = tensors[name]

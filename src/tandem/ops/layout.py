@@ -1,0 +1,160 @@
+"""The one data layout: packed tokens and where each document begins and ends.
+
+Every mixer reads the same `SequenceLayout`, made once a batch; a batch of equal rows is a layout, not another code
+path. Chunks for the SSD scan start at each document's own position 0, so a chunk never straddles two documents and a
+document's result cannot depend on its neighbours.
+
+Shapes: T tokens, S documents, C chunks, Q tokens in a chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceLayout:
+    """Document boundaries of one packed batch; build it with `SequenceLayout.from_lengths`.
+
+    Attributes:
+        lengths: tokens of each document in this batch, in packed order.
+        starts: tokens of each document that are already in the decode state (0 when training).
+        chunk: length of the chunks of the SSD scan.
+        device: where the index tensors live.
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    chunk: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def from_lengths(
+        cls,
+        lengths: Sequence[int],
+        chunk: int = 128,
+        starts: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> "SequenceLayout":
+        """Builds a layout from document lengths.
+
+        Raises:
+            ValueError: no document, a length below 1, a negative start, a chunk below 1, or unequal list lengths.
+        """
+        sizes = tuple(int(n) for n in lengths)
+        offsets = (0,) * len(sizes) if starts is None else tuple(int(n) for n in starts)
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"layout.lengths={list(sizes)[:8]} needs at least one document, each of one token or more")
+        if len(offsets) != len(sizes) or min(offsets) < 0:
+            raise ValueError(
+                f"layout.starts={list(offsets)[:8]} needs one count ≥ 0 for each of the {len(sizes)} documents"
+            )
+        if chunk < 1:
+            raise ValueError(f"layout.chunk={chunk} is below 1; use 64 or 128")
+        return cls(sizes, offsets, int(chunk), torch.device(device or "cpu"))
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of packed tokens."""
+        return sum(self.lengths)
+
+    @property
+    def documents(self) -> int:
+        """S, the number of documents."""
+        return len(self.lengths)
+
+    @property
+    def is_step(self) -> bool:
+        """True when every document brings exactly one token: the shape of a decode step."""
+        return max(self.lengths) == 1
+
+    @property
+    def is_fresh(self) -> bool:
+        """True when no document has earlier tokens in a decode state."""
+        return not any(self.starts)
+
+    @cached_property
+    def lengths_S(self) -> Tensor:
+        """Document lengths as an int64 tensor."""
+        return torch.tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def starts_S(self) -> Tensor:
+        """Tokens already in the state, as an int64 tensor."""
+        return torch.tensor(self.starts, device=self.device)
+
+    @cached_property
+    def offsets_S(self) -> Tensor:
+        """Index of each document's first token in the packed order."""
+        return self.lengths_S.cumsum(0) - self.lengths_S
+
+    @cached_property
+    def last_S(self) -> Tensor:
+        """Index of each document's last token in the packed order."""
+        return self.lengths_S.cumsum(0) - 1
+
+    @cached_property
+    def document_T(self) -> Tensor:
+        """Which document each token belongs to."""
+        return torch.repeat_interleave(torch.arange(self.documents, device=self.device), self.lengths_S)
+
+    @cached_property
+    def index_T(self) -> Tensor:
+        """Place of each token inside this batch's part of its document, from 0."""
+        return torch.arange(self.tokens, device=self.device) - self.offsets_S[self.document_T]
+
+    @cached_property
+    def position_T(self) -> Tensor:
+        """Absolute position of each token in its document, counting what the state already holds."""
+        return self.index_T + self.starts_S[self.document_T]
+
+    @cached_property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """Chunks of each document; the last one may be short."""
+        return tuple(-(-n // self.chunk) for n in self.lengths)
+
+    @property
+    def chunks(self) -> int:
+        """C, the number of chunks in the batch."""
+        return sum(self.chunk_counts)
+
+    @property
+    def is_even(self) -> bool:
+        """True when chunks tile the packed tokens exactly, so that moving to the chunk grid is a view."""
+        return all(n % self.chunk == 0 for n in self.lengths)
+
+    @cached_property
+    def grid_T(self) -> Tensor:
+        """Place of each token on the flattened chunk grid, an index into C * Q."""
+        counts_S = torch.tensor(self.chunk_counts, device=self.device)
+        first_S = (counts_S.cumsum(0) - counts_S) * self.chunk
+        return first_S[self.document_T] + self.index_T
+
+    @cached_property
+    def token_CQ(self) -> Tensor:
+        """The inverse of `grid_T`: which token stands in each place of the grid, flattened; T marks padding."""
+        token = torch.full((self.chunks * self.chunk,), self.tokens, device=self.device)
+        return token.index_copy_(0, self.grid_T, torch.arange(self.tokens, device=self.device))
+
+    @cached_property
+    def chunk_steps(self) -> tuple[tuple[Tensor, int], ...]:
+        """The k-th chunk of every document that has one, with documents in order of falling length, and their number.
+
+        The recurrence over chunks walks these steps; at step k the first n documents of `by_length_S` are alive.
+        """
+        firsts = [sum(self.chunk_counts[:s]) for s in range(self.documents)]
+        order = self.by_length_S.tolist()
+        steps = []
+        for k in range(max(self.chunk_counts)):
+            alive = [firsts[s] + k for s in order if self.chunk_counts[s] > k]
+            steps.append((torch.tensor(alive, device=self.device), len(alive)))
+        return tuple(steps)
+
+    @cached_property
+    def by_length_S(self) -> Tensor:
+        """Documents in order of falling chunk count."""
+        order = sorted(range(self.documents), key=lambda s: -self.chunk_counts[s])
+        return torch.tensor(order, device=self.device)

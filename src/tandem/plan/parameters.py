@@ -1,0 +1,103 @@
+"""Counts the parameters of a config in closed form, so that a model too large for any machine can be weighed.
+
+Letters in the formulas: D model width, V vocabulary, L layers; attention: H heads, G key/value heads, P head width;
+Mamba-2: I = heads × head width, H heads, G groups, N state, K taps; feed-forward: E experts, k active, S shared, F width.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+
+KINDS = ("embedding", "head", "attention", "mamba", "dense", "experts", "shared_expert", "router", "norms")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameters:
+    """How many parameters a model has, and how many of them one token uses.
+
+    Attributes:
+        by_kind: all parameters by kind, in the order of `KINDS`; kinds that do not occur are left out.
+        active_by_kind: those that one token's forward pass multiplies with; the embedding and the head count once, whole.
+    """
+
+    by_kind: dict[str, int]
+    active_by_kind: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.by_kind.values())
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token uses."""
+        return sum(self.active_by_kind.values())
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Counts a model's parameters without building it.
+
+    >>> from tandem.nn import preset
+    >>> round(parameters(preset("turbos-560b")).total / 1e9, 2)
+    558.15
+    """
+    kinds: Counter[str] = Counter(embedding=config.vocab_size * config.width, norms=config.width)
+    if not config.tie_embeddings:
+        kinds["head"] = config.vocab_size * config.width
+    active = Counter(kinds)
+    for symbol, count in Counter(config.layers).items():
+        layer, used = layer_parameters(config, symbol)
+        for kind in layer:
+            kinds[kind] += count * layer[kind]
+            active[kind] += count * used[kind]
+    return Parameters(
+        by_kind={kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        active_by_kind={kind: active[kind] for kind in KINDS if active[kind]},
+    )
+
+
+def layer_parameters(config: ModelConfig, symbol: str) -> tuple[Counter[str], Counter[str]]:
+    """Parameters by kind of one layer, its pre-norm included: all of them, and those that one token uses."""
+    width = config.width
+    shape = shape_of(config, symbol)
+    match shape:
+        case AttentionConfig():
+            counts = Counter(attention=_attention(shape, width))
+        case MambaConfig():
+            counts = Counter(mamba=_mamba(shape, width))
+        case DenseConfig():
+            counts = Counter(dense=3 * width * shape.hidden)
+        case MoEConfig():
+            counts = _mixture(shape, width)
+    counts["norms"] = width
+    active = Counter(counts)
+    if isinstance(shape, MoEConfig):
+        active["experts"] = counts["experts"] // shape.experts * shape.top_k
+    return counts, active
+
+
+def shape_of(config: ModelConfig, symbol: str) -> AttentionConfig | MambaConfig | DenseConfig | MoEConfig:
+    """The part of the config that gives the shape of a layer symbol."""
+    shape = {"A": config.attention, "M": config.mamba, "F": config.ffn, "E": config.experts}.get(symbol)
+    if shape is None:
+        raise ValueError(f"pattern symbol {symbol!r} has no shape in the config; use one of {config.layers}")
+    return shape
+
+
+def _attention(shape: AttentionConfig, width: int) -> int:
+    """D·(2H + 2G)·P for queries, output, keys and values; 2P for the norms of queries and keys."""
+    projections = width * 2 * (shape.heads + shape.kv_heads) * shape.head_width
+    return projections + (2 * shape.head_width if shape.qk_norm else 0)
+
+
+def _mamba(shape: MambaConfig, width: int) -> int:
+    """D·(2I + 2GN + H) in, (K + 1)·(I + 2GN) convolution, 3H for A, D and dt, I for the gated norm, I·D out."""
+    into = width * (shape.inner + shape.conv_width + shape.heads)
+    return into + (shape.conv + 1) * shape.conv_width + 3 * shape.heads + shape.inner + shape.inner * width
+
+
+def _mixture(shape: MoEConfig, width: int) -> Counter[str]:
+    """3·D·F an expert (gate, up, down), S of them shared; D·E for the router."""
+    expert = 3 * width * shape.hidden
+    return Counter(experts=shape.experts * expert, shared_expert=shape.shared * expert, router=width * shape.experts)

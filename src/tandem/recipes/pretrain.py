@@ -1,0 +1,228 @@
+"""Pretraining from token shards: a whole run, from a config to a model directory.
+
+Start at `pretrain`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem import hub
+from tandem.data import Packer, Source, Tokenizer, ValidationBatches, open_shards, validation_batches
+from tandem.nn import HybridLM, ModelConfig, preset
+from tandem.report import write_report
+from tandem.train import (
+    MAY_CHANGE,
+    LanguageModelTask,
+    RunResult,
+    ScheduleConfig,
+    SpikeConfig,
+    Stage,
+    TrainConfig,
+    claim_run_dir,
+    fit,
+    fit_stages,
+    seed_everything,
+)
+
+
+def _train_config() -> TrainConfig:
+    # A language model's loss stays far above 0, so a multiple of its median is a sound bar.
+    return TrainConfig(skip=SpikeConfig(loss=3.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """Train a model from scratch on token shards. Resumes by itself from its run directory.
+
+    Ctrl-C saves and leaves; the same command goes on. The run directory holds config.json, metrics.jsonl, report.html,
+    checkpoints and, at the end, the model.
+    """
+
+    run_dir: Path
+    """Where everything is written; an earlier run there is continued."""
+
+    data: tuple[Path, ...]
+    """Directories written by `tandem data tokenize`. The first one's validation split is the held-out text."""
+
+    weights: tuple[float, ...] = ()
+    """Share of each directory in the mixture, by tokens; equal when empty."""
+
+    model: str = "nano"
+    """A preset, or the path of a JSON file with a model config."""
+
+    context: int = 512
+    """Longest piece of a document in a batch, in tokens."""
+
+    batch_tokens: int = 8192
+    """Tokens of one batch; a step has `train.accumulate` of them."""
+
+    validation_bytes: int | None = 1_000_000
+    """Bytes of held-out text per validation, rounded up to whole documents; None takes all."""
+
+    train: TrainConfig = field(default_factory=_train_config)
+    """The loop: steps, optimizer, schedule, checkpoints."""
+
+    stages: tuple[Stage, ...] = ()
+    """A curriculum in place of one stage; its values win over context, batch_tokens and train."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("data=() names no token shards; give a directory written by `tandem data tokenize`")
+        for name, weights, data in (
+            ("weights", self.weights, self.data),
+            *((f"stages.{n}.weights", stage.weights, stage.data or self.data) for n, stage in enumerate(self.stages)),
+        ):
+            if weights and len(weights) != len(data):
+                raise ValueError(f"{name}={weights} has {len(weights)} values for {len(data)} data; give one for each")
+        for name in ("context", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
+
+
+def pretrain(config: PretrainConfig) -> RunResult:
+    """Trains, validates, reports and saves; goes on when the run directory holds an unfinished run.
+
+    The run is exactly reproducible from `config.json` on one machine with one number of threads.
+
+    Raises:
+        ValueError: an unknown model, shards that are missing or damaged, a model too small for their vocabulary, or a
+            run directory that was started with other settings than steps and logging.
+    """
+    model_config = read_model_config(config.model)
+    tokenizer = _tokenizer(config, model_config)
+    claim_run_dir(config.run_dir, _plain(config, model_config), _may_change(config))
+    model: HybridLM | None = None
+
+    def open_stage(stage: Stage, settings: TrainConfig) -> tuple[LanguageModelTask, Packer]:
+        nonlocal model
+        # Before every model, so that its first weights do not depend on what an earlier stage has drawn.
+        seed_everything(settings.seed)
+        model = HybridLM(_at_stage(model_config, stage))
+        held_out = _validation(config, stage, model_config.chunk)
+        return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
+
+    if config.stages:
+        result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
+    else:
+        task, data = open_stage(_only_stage(config), config.train)
+        result = fit(task, data, config.train, config.run_dir)
+    if result.reason == "finished" and model is not None:
+        hub.save(model, tokenizer, config.run_dir / "model")
+    if result.counts:
+        write_report(config.run_dir)
+    return result
+
+
+def read_model_config(model: str) -> ModelConfig:
+    """The preset of that name, or the config in that JSON file.
+
+    Raises:
+        ValueError: neither a preset nor a file, or a file that is no model config.
+    """
+    path = Path(model)
+    return ModelConfig.from_json(path.read_text(encoding="utf-8")) if path.suffix == ".json" else preset(model)
+
+
+def read_stages(path: Path) -> tuple[Stage, ...]:
+    """A curriculum from a JSON file: a list of objects with the fields of `Stage`.
+
+    Raises:
+        ValueError: not a list of objects, an unknown or missing field, or a value that a stage refuses.
+    """
+    try:
+        return tuple(_stage(plain) for plain in json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"stages={path} is not a JSON list of stages ({error}); see docs/training.md") from error
+
+
+def _stage(plain: dict[str, Any]) -> Stage:
+    values = dict(plain)
+    if "schedule" in values:
+        values["schedule"] = ScheduleConfig(**values["schedule"])
+    values["data"] = tuple(map(Path, values.get("data", ())))
+    values["weights"] = tuple(map(float, values.get("weights", ())))
+    return Stage(**values)
+
+
+def _only_stage(config: PretrainConfig) -> Stage:
+    train = config.train
+    return Stage(
+        name="base",
+        steps=train.steps,
+        lr=train.optimizer.lr,
+        schedule=train.schedule,
+        context=config.context,
+        batch_tokens=config.batch_tokens,
+        accumulate=train.accumulate,
+    )
+
+
+def _at_stage(config: ModelConfig, stage: Stage) -> ModelConfig:
+    """The same weights with the RoPE of a stage, and a context that is at least the stage's."""
+    attention = config.attention
+    if attention is not None and stage.rope_alpha != 1:
+        attention = dataclasses.replace(attention, rope_alpha=stage.rope_alpha)
+    return config.replace(attention=attention, context=max(config.context, stage.context))
+
+
+def _packer(config: PretrainConfig, stage: Stage, chunk: int) -> Packer:
+    data, weights = (stage.data, stage.weights) if stage.data else (config.data, stage.weights or config.weights)
+    return Packer(
+        [
+            Source(shards=open_shards(path, "train"), weight=weight)
+            for path, weight in zip(data, weights or [1.0] * len(data), strict=True)
+        ],
+        batch_tokens=stage.batch_tokens,
+        context=stage.context,
+        chunk=chunk,
+        seed=config.train.seed,
+        cut=stage.cut,
+    )
+
+
+def _validation(config: PretrainConfig, stage: Stage, chunk: int) -> ValidationBatches:
+    return validation_batches(
+        open_shards(config.data[0], "validation"),
+        batch_tokens=max(stage.batch_tokens, stage.context),
+        context=stage.context,
+        chunk=chunk,
+        max_bytes=config.validation_bytes,
+    )
+
+
+def _tokenizer(config: PretrainConfig, model: ModelConfig) -> Tokenizer:
+    """The tokenizer beside the first shards, checked against all of them."""
+    tokenizer = Tokenizer.load(config.data[0])
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={model.vocab_size} is below the {tokenizer.vocab_size} ids of data={config.data[0]}; "
+            "use a model of that vocabulary, or tokenize again with a smaller --vocab"
+        )
+    for path in _all_data(config):
+        found = Tokenizer.load(path).fingerprint
+        if found != tokenizer.fingerprint:
+            raise ValueError(
+                f"data={path} was written with another tokenizer than {config.data[0]}; "
+                "tokenize both with one tokenizer.json"
+            )
+    return tokenizer
+
+
+def _all_data(config: PretrainConfig) -> Sequence[Path]:
+    return list(dict.fromkeys([*config.data, *(path for stage in config.stages for path in stage.data)]))
+
+
+def _plain(config: PretrainConfig, model: ModelConfig) -> dict[str, Any]:
+    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    # A run may be moved; where it lies is no setting of it.
+    del plain["run_dir"]
+    return {**plain, "architecture": model.to_dict()}
+
+
+def _may_change(config: PretrainConfig) -> set[str]:
+    """Only the last stage of a curriculum may become longer: those before it have been left behind."""
+    return {*MAY_CHANGE, f"stages.{len(config.stages) - 1}.steps"}

@@ -1,0 +1,17 @@
+"""What a run leaves behind: files written whole, a metrics file, a progress bar and one self-contained report."""
+
+from tandem.report.figures import budget_figure
+from tandem.report.files import atomic_directory, atomic_path
+from tandem.report.metrics import MetricsWriter, read_metrics
+from tandem.report.page import write_report
+from tandem.report.progress import progress
+
+__all__ = [
+    "MetricsWriter",
+    "atomic_directory",
+    "atomic_path",
+    "budget_figure",
+    "progress",
+    "read_metrics",
+    "write_report",
+]

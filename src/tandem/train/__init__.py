@@ -1,0 +1,37 @@
+"""Training: one loop for every task, its optimizer and schedules, checkpoints, curricula and the language-model task."""
+
+from tandem.train.checkpoint import Checkpoints, find_damage
+from tandem.train.config import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConfig
+from tandem.train.curriculum import Stage, fit_stages, turbos_stages
+from tandem.train.directory import MAY_CHANGE, claim_run_dir
+from tandem.train.loop import fit
+from tandem.train.optimizer import build_optimizer, param_groups
+from tandem.train.protocols import Compilable, Resumable, Trainable, Validating
+from tandem.train.randomness import seed_everything
+from tandem.train.run import Leg, RunResult
+from tandem.train.schedule import learning_rate_factor
+
+__all__ = [
+    "MAY_CHANGE",
+    "Checkpoints",
+    "Compilable",
+    "Leg",
+    "OptimizerConfig",
+    "Resumable",
+    "RunResult",
+    "ScheduleConfig",
+    "SpikeConfig",
+    "Stage",
+    "TrainConfig",
+    "Trainable",
+    "Validating",
+    "build_optimizer",
+    "claim_run_dir",
+    "find_damage",
+    "fit",
+    "fit_stages",
+    "learning_rate_factor",
+    "param_groups",
+    "seed_everything",
+    "turbos_stages",
+]

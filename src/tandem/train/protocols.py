@@ -1,0 +1,76 @@
+"""What the loop needs from a task and from its data, and nothing else: it knows no tokens, images or volumes."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from tandem.train.config import OptimizerConfig
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A module and how one batch becomes a loss."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose parameters are trained and checkpointed.
+
+        Random generators that it owns are kept with it when it, or a module inside it, has `generator_state()` and
+        `load_generator_state(state)`.
+        """
+        ...
+
+    def step(self, batch: Any) -> dict[str, Any]:
+        """Runs one forward pass.
+
+        Returns:
+            A dict with `loss`, a tensor of one element. The rest is optional and logged, by type: an `int` is a count
+            (added up over the run, and logged as a rate a second too), a `float` or a tensor of one element is
+            averaged, a matrix is averaged and becomes a metrics row of its own kind with one list a row.
+            Two more names have a meaning: `objective` is differentiated in place of `loss`, for a task whose reported
+            loss leaves a penalty out; `weight` says how much this batch counts among the accumulated ones (1).
+        """
+        ...
+
+    def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW; `lr_factor` in a group scales the scheduled learning rate."""
+        ...
+
+
+@runtime_checkable
+class Validating(Protocol):
+    """A task that can also measure itself on held-out data."""
+
+    def validate(self) -> dict[str, Any]:
+        """Numbers for a `validation` row, empty when there is nothing to measure with.
+
+        Leaves the module in training mode and every random state as it was.
+        """
+        ...
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A task that knows which of its parts gain from `torch.compile`."""
+
+    def compile(self) -> None:
+        """Compiles those parts in place; called once, before the first step, where the policy allows it."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An iterator of batches that can go on from where an earlier process stood."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the position: numbers, strings, tensors, and lists, tuples and dicts of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Moves to a position from `state_dict`; the next batch is the one that followed it."""
+        ...

@@ -1,0 +1,53 @@
+"""All sources of chance that a run draws from, as one value that can be saved and put back."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, NumPy's and torch's global generators, on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state(module: nn.Module) -> dict[str, Any]:
+    """The state of every generator: the global ones, and those of modules that have `generator_state()`.
+
+    The dict holds only what `torch.load(weights_only=True)` accepts.
+    """
+    # The global NumPy generator is saved because a task may call code that still draws from it.
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "modules": {name: owner.generator_state() for name, owner in _owners(module).items()},
+    }
+
+
+def load_random_state(state: dict[str, Any], module: nn.Module) -> None:
+    """Puts every generator back to where `random_state` found it."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    # A run may go on with fewer GPUs than it was saved with, or on none.
+    for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(device_state, device)
+    for name, owner in _owners(module).items():
+        if name in state["modules"]:
+            owner.load_generator_state(state["modules"][name])
+
+
+def _owners(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if hasattr(part, "generator_state") and hasattr(part, "load_generator_state")
+    }

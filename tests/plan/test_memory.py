@@ -1,0 +1,125 @@
+"""Decode state against the one a model really makes; training memory against arithmetic done by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.nn import DenseConfig, HybridLM, ModelConfig, preset, presets
+from tandem.plan import ParallelLayout, all_attention, crossing, memory, parameters
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+DENSE = ModelConfig(vocab_size=64, width=16, pattern="FFFF", ffn=DenseConfig(hidden=32), tie_embeddings=False)
+
+
+def test_turbos_state_is_the_published_arithmetic():
+    bytes_of = memory(preset("turbos-560b"))
+    assert bytes_of.kv_per_token == 17.5 * KIB
+    assert bytes_of.ssm_per_sequence == 114 * MIB
+    assert bytes_of.conv_per_sequence / MIB == pytest.approx(2.7, abs=0.05)
+    assert bytes_of.kv_per_token * 262_144 / GIB == pytest.approx(4.4, abs=0.05)
+    assert bytes_of.ssm_per_sequence / bytes_of.kv_per_token == pytest.approx(6.7e3, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name != "turbos-560b"])
+def test_decode_state_weighs_what_the_model_allocates(name: str):
+    config = preset(name)
+    with torch.device("meta"):
+        model = HybridLM(config)
+    state = model.new_state(3, device="meta")
+    planned = memory(config, value_bytes=4)
+    assert state.ssm_bytes == 3 * planned.fixed_per_sequence
+
+
+def test_sequence_is_fixed_plus_growing():
+    bytes_of = memory(preset("nano"))
+    assert bytes_of.sequence(0) == bytes_of.ssm_per_sequence + bytes_of.conv_per_sequence
+    assert bytes_of.sequence(100) - bytes_of.sequence(99) == bytes_of.kv_per_token
+
+
+def test_the_twin_has_no_fixed_state_and_the_lines_cross_where_said():
+    config = preset("turbos-560b")
+    twin = all_attention(config)
+    assert twin.layers.count("A") == 64
+    assert memory(twin).fixed_per_sequence == 0
+    tokens = crossing(config)
+    assert memory(config).sequence(int(tokens)) >= memory(twin).sequence(int(tokens))
+    assert memory(config).sequence(int(tokens) + 1) <= memory(twin).sequence(int(tokens) + 1)
+
+
+def test_models_without_attention_or_mamba_have_no_crossing():
+    config = preset("nano")
+    with pytest.raises(ValueError, match=r"model.attention=null"):
+        crossing(config.replace(pattern="MF", attention=None))
+    with pytest.raises(ValueError, match="has no M layer"):
+        crossing(config.replace(pattern="AF"))
+
+
+def test_one_device_holds_every_parameter():
+    count = parameters(DENSE).total
+    bytes_of = memory(DENSE)
+    assert (bytes_of.weights, bytes_of.gradients, bytes_of.optimizer) == (2 * count, 4 * count, 12 * count)
+    single = memory(DENSE, value_bytes=4)
+    assert (single.weights, single.gradients, single.optimizer) == (4 * count, 4 * count, 8 * count)
+
+
+@pytest.mark.parametrize(("shard", "divided"), [(0, ()), (1, ("optimizer",)), (2, ("optimizer", "gradients"))])
+def test_zero_divides_what_its_stage_says(shard: int, divided: tuple[str, ...]):
+    whole = memory(DENSE)
+    split = memory(DENSE, ParallelLayout(data=4, shard=shard))
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(split, name) == getattr(whole, name) // (4 if name in divided else 1)
+
+
+def test_sharded_weights_keep_one_gathered_layer():
+    split = memory(DENSE, ParallelLayout(data=4, shard=3))
+    layer = 3 * 16 * 32 + 16
+    assert split.weights == pytest.approx(2 * (parameters(DENSE).total / 4 + layer), abs=1)
+
+
+def test_tensor_and_pipeline_divide_weights():
+    count = parameters(DENSE).total
+    assert memory(DENSE, ParallelLayout(tensor=2)).weights == count
+    layer, vocabulary, final_norm = 3 * 16 * 32 + 16, 64 * 16, 16
+    assert memory(DENSE, ParallelLayout(pipeline=2)).weights in (
+        2 * (2 * layer + vocabulary),
+        2 * (2 * layer + vocabulary + final_norm),
+    )
+
+
+def test_experts_are_divided_by_expert_parallelism_and_replicated_over_the_rest():
+    config = preset("nano")
+    whole, split = memory(config), memory(config, ParallelLayout(data=4, expert=4))
+    routed = parameters(config).by_kind["experts"]
+    assert whole.weights - split.weights == pytest.approx(2 * routed * 3 / 4, abs=1)
+
+
+@given(st.sampled_from(presets()), st.integers(0, 2), st.integers(0, 3), st.booleans())
+def test_more_devices_never_need_more_memory_each(name: str, power: int, shard: int, checkpointing: bool):
+    config = preset(name)
+    less = memory(config, ParallelLayout(data=2**power, shard=shard, checkpointing=checkpointing))
+    more = memory(config, ParallelLayout(data=2 ** (power + 1), shard=shard, checkpointing=checkpointing))
+    assert more.training <= less.training
+    assert memory(config, ParallelLayout(context=2, shard=shard)).activations * 2 == pytest.approx(
+        memory(config, ParallelLayout(shard=shard)).activations, abs=2
+    )
+
+
+def test_checkpointing_keeps_less():
+    config = preset("mini")
+    assert memory(config, ParallelLayout(checkpointing=True)).activations < memory(config).activations / 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": 0}, "parallel.data=0 must be 1 or more"),
+        ({"shard": 4}, "parallel.shard=4 is no ZeRO stage"),
+        ({"expert": 3, "data": 4}, "parallel.expert=3 does not divide data × context = 4"),
+        ({"pipeline": 64}, "parallel.pipeline=64 is above the model's 11 layers"),
+        ({"expert": 16, "data": 16}, "parallel.expert=16 does not divide moe.experts=8"),
+    ],
+)
+def test_layouts_that_cannot_be_are_refused(fields: dict[str, int], message: str):
+    with pytest.raises(ValueError, match=message):
+        memory(preset("nano"), ParallelLayout(**fields))

@@ -1,0 +1,99 @@
+"""The closed forms against the modules they describe, and against the published sizes of TurboS."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, preset, presets
+from tandem.plan import Parameters, parameters
+
+
+def counted(config: ModelConfig) -> int:
+    """Parameters of the real module, built without memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in HybridLM(config).parameters())
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_counts_as_its_module(name: str):
+    assert parameters(preset(name)).total == counted(preset(name))
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    """Small random models over the whole space of shapes."""
+    few = st.integers(1, 4)
+    kv_heads, groups, experts = draw(few), draw(few), draw(few)
+    feed_forward = st.one_of(
+        st.builds(DenseConfig, hidden=few),
+        st.builds(
+            MoEConfig,
+            experts=st.just(experts),
+            top_k=st.integers(1, experts),
+            hidden=few,
+            shared=st.integers(0, 2),
+            selection_bias=st.booleans(),
+        ),
+    )
+    return ModelConfig(
+        vocab_size=draw(st.integers(2, 40)),
+        width=draw(few),
+        pattern=draw(st.text("AMFE", min_size=1, max_size=6)),
+        attention=AttentionConfig(
+            heads=kv_heads * draw(few), kv_heads=kv_heads, head_width=2 * draw(few), qk_norm=draw(st.booleans())
+        ),
+        mamba=MambaConfig(
+            heads=groups * draw(few), head_width=draw(few), state=draw(few), groups=groups, conv=draw(st.integers(2, 4))
+        ),
+        ffn=draw(feed_forward),
+        experts=draw(feed_forward),
+        tie_embeddings=draw(st.booleans()),
+    )
+
+
+@given(configs())
+def test_any_config_counts_as_its_module(config: ModelConfig):
+    assert parameters(config).total == counted(config)
+
+
+@given(configs())
+def test_active_parameters_leave_out_experts_that_are_not_chosen_and_nothing_else(config: ModelConfig):
+    counts = parameters(config)
+    idle = 0
+    for symbol in config.layers:
+        shape = {"F": config.ffn, "E": config.experts}.get(symbol)
+        if isinstance(shape, MoEConfig):
+            idle += (shape.experts - shape.top_k) * 3 * config.width * shape.hidden
+    assert counts.total - counts.active == idle
+
+
+def test_turbos_has_the_published_size():
+    counts = parameters(preset("turbos-560b"))
+    assert counts.total / 1e9 == pytest.approx(558.15, abs=0.01)
+    assert counts.active / 1e9 == pytest.approx(56.09, abs=0.01)
+    assert (counts.by_kind["experts"] + counts.by_kind["shared_expert"]) / 1e9 == pytest.approx(552.26, abs=0.01)
+    assert counts.by_kind["mamba"] / 57 / 1e6 == pytest.approx(84.3, abs=0.05)
+    assert counts.by_kind["attention"] / 7 / 1e6 == pytest.approx(59.0, abs=0.05)
+
+
+def test_turbos_untied_counts_embedding_and_head():
+    tied, untied = (parameters(preset("turbos-560b").replace(tie_embeddings=tie)) for tie in (True, False))
+    assert untied.total / 1e9 == pytest.approx(558.81, abs=0.01)
+    assert untied.active - tied.active == untied.by_kind["head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"), [("nano", 12.5e6, 6.5e6), ("mini", 30e6, 17e6), ("small", 310e6, 195e6)]
+)
+def test_presets_stay_near_the_size_their_name_promises(name: str, total: float, active: float):
+    counts = parameters(preset(name))
+    assert 0.9 * total < counts.total <= total
+    assert 0.9 * active < counts.active <= active
+
+
+def test_kinds_that_do_not_occur_are_left_out():
+    counts = parameters(ModelConfig(vocab_size=8, width=4, pattern="F", ffn=DenseConfig(hidden=3)))
+    assert counts == Parameters(
+        by_kind={"embedding": 32, "dense": 36, "norms": 8}, active_by_kind={"embedding": 32, "dense": 36, "norms": 8}
+    )
