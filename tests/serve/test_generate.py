@@ -1,5 +1,6 @@
 """The generation loop against full forward passes without any state."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -42,7 +43,7 @@ def test_sampling_draws_from_the_logits_of_a_full_forward(model: HybridLM) -> No
     assert new == [sample(logits_V[None], sampling, generators)[0] for logits_V in logits_TV[4:-1]]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, seed=11)])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=9.0, seed=11)])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_batch_equals_its_sequences_one_by_one(
     make_model: Callable[..., HybridLM], pattern: str, sampling: Sampling
@@ -55,7 +56,7 @@ def test_a_batch_equals_its_sequences_one_by_one(
     rows = generate_batch(model, prompts, sampling=sampling, max_tokens=16, stop_ids=stop_ids)
     assert len({len(row) for row in rows}) > 1
     for index, (row, ids) in enumerate(zip(rows, prompts, strict=True)):
-        own = sampling if sampling.seed is None else Sampling(temperature=1.0, seed=sampling.seed + index)
+        own = sampling if sampling.seed is None else dataclasses.replace(sampling, seed=sampling.seed + index)
         assert row == list(generate_tokens(model, ids, sampling=own, max_tokens=16, stop_ids=stop_ids))
         assert not set(row[:-1]) & stop_ids
         assert len(row) == 16 or row[-1] in stop_ids
@@ -106,10 +107,12 @@ def test_training_goes_on_between_and_after_tokens(make_model: Callable[..., Hyb
 
 def test_each_token_is_computed_only_when_asked_for(model: HybridLM, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
+    gradients: list[bool] = []
     original = HybridLM.next_logits
 
     def counted(self: HybridLM, tokens_T: torch.Tensor, *rest: object) -> torch.Tensor:
         calls.append(len(tokens_T))
+        gradients.append(torch.is_grad_enabled())
         return original(self, tokens_T, *rest)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(HybridLM, "next_logits", counted)
@@ -119,3 +122,4 @@ def test_each_token_is_computed_only_when_asked_for(model: HybridLM, monkeypatch
     assert calls == [7]
     next(tokens)
     assert calls == [7, 1]
+    assert not any(gradients)

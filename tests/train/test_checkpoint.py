@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from train_toys import Regression, Stream, config, parameters
 
+from tandem.report import read_metrics
 from tandem.train import Checkpoints, fit
 from tandem.train.checkpoint import Position, find_damage
 from tandem.train.optimizer import build_optimizer
@@ -69,6 +70,8 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     # A changed digit in the manifest accuses the file that it belongs to.
     assert name in messages[0] or (name, how) == ("manifest.json", "flipped")
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
+    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == list(range(1, 21))
     assert find_damage(tmp_path / "checkpoints/step-00000020") is None
 
 
@@ -82,9 +85,16 @@ def test_a_run_with_nothing_but_damage_starts_again(tmp_path: Path):
 def test_a_damaged_checkpoint_never_pushes_out_a_sound_one(tmp_path: Path):
     train(tmp_path, keep_checkpoints=2)
     spoil(tmp_path / "checkpoints/step-00000020/model.safetensors", "cut")
-    # Another rhythm: step 20 is reached by no checkpoint before step 17 is written.
-    fit(Regression(), Stream(limit=17), config(checkpoint_every=17, keep_checkpoints=1), tmp_path)
-    assert names(tmp_path) == ["step-00000017"]
+    # In another rhythm the next checkpoint is not the damaged one again.
+    train(tmp_path, steps=23, checkpoint_every=23, keep_checkpoints=2)
+    assert names(tmp_path) == ["step-00000015", "step-00000023"]
+
+
+def test_checkpoints_of_an_abandoned_future_are_removed(tmp_path: Path):
+    train(tmp_path, keep_checkpoints=2)
+    spoil(tmp_path / "checkpoints/step-00000020/model.safetensors", "cut")
+    fit(Regression(), Stream(limit=17), config(), tmp_path)
+    assert names(tmp_path) == ["step-00000015", "step-00000017"]
 
 
 @pytest.fixture

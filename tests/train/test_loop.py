@@ -140,6 +140,18 @@ def test_steps_that_are_not_finite_or_spike_are_left_out(tmp_path: Path, caplog:
     assert [row["step"] for row in rows(tmp_path, "train")] == [n for n in range(1, 21) if n not in (6, 9)]
 
 
+def test_the_spike_windows_survive_a_restart(tmp_path: Path):
+    def edit(count: int, batch: Tensor) -> Tensor:
+        if count == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch * 1e4 if count == 11 else batch
+
+    settings = config(skip=SpikeConfig(grad_norm=10.0, window=32))
+    assert fit(Regression(noisy=False), Stream(edit=edit), settings, tmp_path).step == 10
+    fit(Regression(noisy=False), Stream(edit=edit), settings, tmp_path)
+    assert [row["step"] for row in rows(tmp_path, "event")] == [11]
+
+
 def test_a_left_out_step_leaves_the_optimizer_as_it_was(tmp_path: Path):
     flat = config(steps=6, schedule=ScheduleConfig(kind="constant", warmup_steps=0))
     clean, dirty = Regression(noisy=False), Regression(noisy=False)

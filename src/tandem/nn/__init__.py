@@ -1,20 +1,42 @@
 """Models: the pattern language, the config tree, layers, `HybridLM` and its decode state."""
 
+from tandem.nn.attention import Attention
+from tandem.nn.base import Float32Island, Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn.decoder import Aux, HybridLM, Layer, Loss
+from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, recycle
+from tandem.nn.mamba import Mamba
 from tandem.nn.pattern import SYMBOLS, hybrid_pattern, parse_pattern
 from tandem.nn.presets import preset, presets
-from tandem.ops.layout import SequenceLayout
+from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.ops import SequenceLayout
 
 __all__ = [
     "SYMBOLS",
+    "Attention",
     "AttentionConfig",
+    "Aux",
+    "DecodeState",
+    "Dense",
     "DenseConfig",
+    "Float32Island",
+    "HybridLM",
+    "KVSlots",
+    "Layer",
+    "Linear",
+    "Loss",
+    "Mamba",
     "MambaConfig",
+    "MixtureOfExperts",
     "MoEConfig",
     "ModelConfig",
+    "RMSNorm",
+    "Routing",
+    "SSMSlots",
     "SequenceLayout",
     "hybrid_pattern",
     "parse_pattern",
     "preset",
     "presets",
+    "recycle",
 ]

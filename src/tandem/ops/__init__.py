@@ -1,5 +1,27 @@
-"""Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention and grouped experts."""
+"""Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, experts, cross-entropy."""
 
+from tandem.ops.attention import cached_attention, causal_attention, rotary
+from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
+from tandem.ops.cross_entropy import blockwise_cross_entropy
+from tandem.ops.experts import experts_reference, grouped_matmul, routed_experts, swiglu
 from tandem.ops.layout import SequenceLayout
+from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
-__all__ = ["SequenceLayout"]
+__all__ = [
+    "SequenceLayout",
+    "blockwise_cross_entropy",
+    "cached_attention",
+    "causal_attention",
+    "causal_conv",
+    "causal_conv_reference",
+    "conv_halo",
+    "conv_step",
+    "experts_reference",
+    "grouped_matmul",
+    "rotary",
+    "routed_experts",
+    "ssd_chunked",
+    "ssd_reference",
+    "ssd_step",
+    "swiglu",
+]

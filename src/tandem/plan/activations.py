@@ -1,8 +1,8 @@
 """What the backward pass keeps of the forward pass, layer by layer.
 
-Counted are the tensors that each layer's matrix products, norms and gates need again. The letters are those of
-`tandem.plan.parameters`, with Q tokens in a chunk of the scan. Attention is counted in its fused form, whose scores are
-never stored; the scan in its chunked form, whose Q × Q decays and scores are.
+Counted are the tensors that autograd saves when PyTorch runs the layers one operation at a time; `torch.compile` saves
+fewer. The letters are those of `tandem.plan.parameters`, with Q tokens in a chunk of the scan. The scan is counted in
+its chunked form, whose Q × Q decays and scores are kept; attention in its fused form, whose scores are not.
 """
 
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
@@ -23,41 +23,49 @@ def activation_bytes(
     """
     tokens = layout.tokens / layout.tensor / layout.context
     kept = [layer_values(config, symbol) * value_bytes + layer_float32(config, symbol) for symbol in layers]
+    loss = _loss_bytes(config, layout, tokens, value_bytes) if stage == layout.pipeline - 1 else 0
     in_flight = layout.pipeline - stage
     if layout.checkpointing:
-        return tokens * (in_flight * len(layers) * config.width * value_bytes + max(kept))
-    return tokens * in_flight * sum(kept)
+        return tokens * (in_flight * len(layers) * config.width * value_bytes + max(kept)) + loss
+    return tokens * in_flight * sum(kept) + loss
+
+
+def _loss_bytes(config: ModelConfig, layout: ParallelLayout, tokens: float, value_bytes: int) -> float:
+    """The last norm, and the gradients that the blockwise cross-entropy makes in its forward pass: of D and of V·D."""
+    return tokens * 4 * config.width * value_bytes + _FLOAT32 * config.vocab_size * config.width / layout.tensor
 
 
 def layer_values(config: ModelConfig, symbol: str) -> float:
-    """Values a token that one layer keeps in the activation's own format, its input and normalized input included."""
-    width = config.width
-    match shape_of(config, symbol):
-        case AttentionConfig() as shape:
-            # queries, keys and values as projected, queries and keys after norm and RoPE, and the output
-            inner = 3 * (shape.heads + shape.kv_heads) * shape.head_width
-        case MambaConfig() as shape:
-            # z, x, B, C as projected, x, B, C after the convolution, the scan's output and the gated one
-            inner = shape.inner + 2 * shape.conv_width + 3 * shape.inner
-        case DenseConfig(hidden=hidden):
-            inner = 3 * hidden
-        case MoEConfig() as shape:
-            # what the experts read, gate, up, product, and what they return
-            inner = shape.top_k * (2 * width + 3 * shape.hidden) + 3 * shape.shared * shape.hidden
-    return 2 * width + inner
+    """Values a token that one layer keeps in the activation's own format, its input and its norm's included."""
+    shape = shape_of(config, symbol)
+    match shape:
+        case AttentionConfig():
+            # As projected, turned, normed and scaled, the output, and the cosines and sines of two rotations.
+            inner = 5 * (shape.heads + shape.kv_heads) * shape.head_width + 2 * shape.head_width
+        case MambaConfig():
+            # As projected; x, B, C around the convolution; y, z and gates; B and C on the chunk grid; mixing, scores.
+            projected = shape.inner + shape.conv_width + shape.heads
+            on_grid = 4 * shape.groups * shape.state + (shape.heads + shape.groups) * shape.chunk
+            inner = projected + 3 * shape.conv_width + 8 * shape.inner + on_grid
+        case DenseConfig():
+            inner = 4 * shape.hidden
+        case MoEConfig():
+            # What each expert reads and returns; gate and up, silu and product.
+            inner = 2 * shape.top_k * config.width + 4 * (shape.top_k + shape.shared) * shape.hidden
+    return 3 * config.width + inner
 
 
 def layer_float32(config: ModelConfig, symbol: str) -> float:
-    """Bytes a token that one layer keeps in float32 whatever the activation's format."""
-    match shape_of(config, symbol):
-        case AttentionConfig() as shape:
-            return _FLOAT32 * shape.heads
-        case MambaConfig() as shape:
-            # dt and its running sum, scores and decays of the chunk, the state at the chunk's start
-            return _FLOAT32 * (
-                2 * shape.heads + 2 * shape.heads * shape.chunk + shape.inner * shape.state / shape.chunk
-            )
+    """Bytes a token that one layer keeps in float32 or int64 whatever the activation's format."""
+    shape = shape_of(config, symbol)
+    match shape:
+        case AttentionConfig():
+            return _FLOAT32 * (2 * shape.heads + shape.kv_heads)
+        case MambaConfig():
+            # Steps and their sums, two Q × Q tables of decays a head, the state that enters each chunk.
+            state = shape.inner * shape.state / shape.chunk
+            return _FLOAT32 * (5 * shape.heads + 2 * shape.heads * shape.chunk + state)
         case DenseConfig():
             return 0
-        case MoEConfig() as shape:
-            return _FLOAT32 * shape.experts
+        case MoEConfig():
+            return _FLOAT32 * (shape.experts + 8 * shape.top_k)

@@ -143,6 +143,8 @@ def _stage(plain: dict[str, Any]) -> Stage:
     values = dict(plain)
     if "schedule" in values:
         values["schedule"] = ScheduleConfig(**values["schedule"])
+    # JSON writes 50 where Python means 50.0.
+    values |= {name: float(values[name]) for name in ("lr", "rope_alpha") if name in values}
     values["data"] = tuple(map(Path, values.get("data", ())))
     values["weights"] = tuple(map(float, values.get("weights", ())))
     return Stage(**values)

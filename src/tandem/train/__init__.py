@@ -4,6 +4,7 @@ from tandem.train.checkpoint import Checkpoints, find_damage
 from tandem.train.config import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConfig
 from tandem.train.curriculum import Stage, fit_stages, turbos_stages
 from tandem.train.directory import MAY_CHANGE, claim_run_dir
+from tandem.train.language_model import LanguageModelTask
 from tandem.train.loop import fit
 from tandem.train.optimizer import build_optimizer, param_groups
 from tandem.train.protocols import Compilable, Resumable, Trainable, Validating
@@ -15,6 +16,7 @@ __all__ = [
     "MAY_CHANGE",
     "Checkpoints",
     "Compilable",
+    "LanguageModelTask",
     "Leg",
     "OptimizerConfig",
     "Resumable",

@@ -1,0 +1,70 @@
+"""Grouped-query attention with QK-norm and NTK-scaled rotary positions.
+
+Shapes: T tokens, D width, H query heads, G key/value heads, P head width.
+"""
+
+from torch import Tensor, nn
+
+from tandem.nn.base import Linear, RMSNorm
+from tandem.nn.config import AttentionConfig
+from tandem.nn.state import KVSlots
+from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
+
+
+class Attention(nn.Module):
+    """y = W_o · attention(norm(rope(W_q x)), norm(rope(W_k x)), W_v x), causal and inside each document."""
+
+    def __init__(self, config: AttentionConfig, width: int, eps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.qkv = Linear(width, (config.heads + 2 * config.kv_heads) * config.head_width)
+        self.out = Linear(config.heads * config.head_width, width)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_width, eps)
+            self.k_norm = RMSNorm(config.head_width, eps)
+
+    def init_weights(self, residual_scale: float) -> None:
+        """Fan-in normal; the output shrinks with depth so that the residual stream starts at the embedding's size."""
+        self.qkv.init_weights()
+        self.out.init_weights(residual_scale)
+
+    def forward(self, x_TD: Tensor, layout: SequenceLayout, state: KVSlots | None = None) -> Tensor:
+        """Mixes tokens; with a state, appends to it and reads from it."""
+        heads, kv_heads = self.config.heads, self.config.kv_heads
+        qkv = self.qkv(x_TD).unflatten(-1, (-1, self.config.head_width))
+        q_THP, k_TGP, v_TGP = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        q_THP, k_TGP = self._positions(q_THP, k_TGP, layout)
+        if state is None:
+            y_THP = causal_attention(q_THP, k_TGP, v_TGP, layout)
+        else:
+            state.append(k_TGP, v_TGP, layout)
+            y_THP = cached_attention(q_THP, state.k_SLGP.to(q_THP.dtype), state.v_SLGP.to(q_THP.dtype), layout)
+        return self.out(y_THP.flatten(1))
+
+    def _positions(self, q_THP: Tensor, k_TGP: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
+        config = self.config
+        if config.qk_norm and config.qk_norm_first:
+            q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
+        if config.rope:
+            q_THP = rotary(q_THP, layout.position_T, config.rotary_base)
+            k_TGP = rotary(k_TGP, layout.position_T, config.rotary_base)
+        if config.qk_norm and not config.qk_norm_first:
+            q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
+        return q_THP, k_TGP
+
+    def flops(self, layout: SequenceLayout) -> int:
+        """Forward operations: 4·D·(H + G)·P a token for projections, 4·H·P for each pair of tokens that see each other."""
+        config = self.config
+        projections = 4 * self.width * (config.heads + config.kv_heads) * config.head_width * layout.tokens
+        pairs = sum(n * start + n * (n + 1) // 2 for n, start in zip(layout.lengths, layout.starts, strict=True))
+        return projections + 4 * config.heads * config.head_width * pairs
+
+    def state_bytes(self, context: int, value_bytes: int = 2) -> int:
+        """Bytes of decode state of one sequence of `context` tokens: 2·G·P values a token."""
+        return 2 * self.config.kv_heads * self.config.head_width * value_bytes * context
+
+    def state_spec(self) -> dict[str, tuple[int | str, ...]]:
+        """Shapes of one slot of the decode state; "L" grows with the text."""
+        shape = ("L", self.config.kv_heads, self.config.head_width)
+        return {"k_SLGP": shape, "v_SLGP": shape}

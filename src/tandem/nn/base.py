@@ -1,0 +1,60 @@
+"""What all layers are made of: a linear map that follows its input's dtype, RMSNorm, and the float32 island.
+
+Shapes: T tokens, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ without bias; the weight is cast to x's dtype, so parameters may stay float32 under bf16 arithmetic."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width_out, width_in))
+
+    def init_weights(self, scale: float = 1.0) -> None:
+        """Normal with standard deviation scale / sqrt(inputs)."""
+        nn.init.normal_(self.weight, std=scale / self.weight.shape[1] ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the last dimension."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight, over the last dimension or `groups` equal parts of it."""
+
+    def __init__(self, width: int, eps: float, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalizes in x's dtype; sums are float32 inside the kernel."""
+        weight = self.weight.to(x.dtype)
+        if self.groups == 1:
+            return F.rms_norm(x, x.shape[-1:], weight, self.eps)
+        parts = x.unflatten(-1, (self.groups, -1))
+        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * weight
+
+
+class Float32Island(nn.Module):
+    """Parameters that no cast takes below float32: `.bfloat16()`, `.half()` and sharding policies leave them alone.
+
+    Decay rates, step biases and routers act through exponentials and comparisons; rounded to bf16 they change how long a
+    state remembers and which expert is chosen. `.double()` widens them.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Island":
+        def keep(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            narrowed = result.is_floating_point() and result.dtype.itemsize < 4
+            return tensor.to(result.device) if narrowed else result
+
+        return super()._apply(keep, recurse)  # pyright: ignore[reportReturnType]

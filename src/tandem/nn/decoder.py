@@ -1,0 +1,243 @@
+"""The hybrid language model: embedding, pre-norm residual layers in the order of the pattern, norm, head.
+
+Start here; then attention.py, mamba.py and feed_forward.py for the layers, state.py for what decoding keeps.
+
+Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-forward layers with experts, E experts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tandem.nn.attention import Attention
+from tandem.nn.base import Linear, RMSNorm
+from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing
+from tandem.nn.mamba import Mamba
+from tandem.nn.state import DecodeState
+from tandem.ops import SequenceLayout, blockwise_cross_entropy
+
+
+class Aux(NamedTuple):
+    """What the routers of a forward pass did.
+
+    Attributes:
+        balance_loss: mean over layers of E² · mean_e(f_e · p_e), each times its balance_weight; 0 for a dense model.
+        expert_load: share of choices each expert got, a row a layer with experts, (F, E); None for a dense model.
+        routes: chosen experts (T, K) of each such layer, to be replayed with `routes=`.
+    """
+
+    balance_loss: Tensor
+    expert_load: Tensor | None
+    routes: tuple[Tensor, ...]
+
+
+class Loss(NamedTuple):
+    """A training loss.
+
+    Attributes:
+        total: what to call backward on: nll_sum / weight_sum + balance loss.
+        nll_sum: Σ weight · negative log-likelihood, in nats.
+        weight_sum: Σ weight.
+    """
+
+    total: Tensor
+    nll_sum: Tensor
+    weight_sum: Tensor
+    aux: Aux
+
+
+class Layer(nn.Module):
+    """One residual sub-layer: x + mixer(norm(x)). The residual stream keeps its dtype; the mixer runs in `dtype`."""
+
+    def __init__(self, config: ModelConfig, symbol: str) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.mixer = _mixer(config, symbol)
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | None,
+        index: int,
+        dtype: torch.dtype,
+        route_TK: Tensor | None = None,
+    ) -> tuple[Tensor, Routing | None]:
+        """Returns the new residual stream and, for a mixture of experts, what its router did."""
+        normed_TD = self.norm(x_TD).to(dtype)
+        if isinstance(self.mixer, MixtureOfExperts):
+            y_TD, routing = self.mixer(normed_TD, layout, route_TK=route_TK)
+            return x_TD + y_TD, routing
+        return x_TD + self.mixer(normed_TD, layout, state.layers[index] if state else None), None
+
+    def flops(self, layout: SequenceLayout) -> int:
+        """Forward operations of the mixer."""
+        return self.mixer.flops(layout)
+
+    def state_bytes(self, context: int, value_bytes: int = 2) -> int:
+        """Bytes of decode state of one sequence of `context` tokens."""
+        return self.mixer.state_bytes(context, value_bytes)
+
+
+def _mixer(config: ModelConfig, symbol: str) -> Attention | Mamba | Dense | MixtureOfExperts:
+    shape = {"A": config.attention, "M": config.mamba, "F": config.ffn, "E": config.experts}[symbol]
+    match shape:
+        case AttentionConfig():
+            return Attention(shape, config.width, config.norm_eps)
+        case MambaConfig():
+            return Mamba(shape, config.width, config.norm_eps)
+        case DenseConfig():
+            return Dense(shape, config.width)
+        case MoEConfig():
+            return MixtureOfExperts(shape, config.width)
+    raise AssertionError(f"ModelConfig let through {symbol!r} without a shape")
+
+
+class HybridLM(nn.Module):
+    """A decoder-only language model over packed tokens.
+
+    Under `torch.autocast` layers compute in its dtype while parameters, residual stream and the float32 island keep
+    theirs; without it everything runs in the embedding's dtype.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self._generator = torch.Generator().manual_seed(0)
+        for mixture in self._mixtures():
+            mixture.generator = self._generator
+        if not self.embedding.is_meta:
+            self.init_weights()
+
+    def init_weights(self) -> None:
+        """Fan-in normal everywhere; outputs into the residual stream shrink by 1 / sqrt(layers)."""
+        nn.init.normal_(self.embedding, std=self.config.width**-0.5)
+        for layer in self.layers:
+            layer.mixer.init_weights(len(self.layers) ** -0.5)
+        if self.head:
+            self.head.init_weights()
+
+    def forward(
+        self,
+        tokens_T: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | None = None,
+        routes: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Logits of every token, logits_TV.
+
+        Args:
+            state: decode state to go on from and to update in place; `layout` comes from `state.layout`.
+            routes: expert choices of an earlier pass (`Aux.routes`) to use in place of the routers' own.
+        Raises:
+            ValueError: a state while gradients are on, a layout that does not fit tokens or state, or wrong routes.
+        """
+        return self.logits(self.hidden(tokens_T, layout, state, routes)[0])
+
+    def hidden(
+        self,
+        tokens_T: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | None = None,
+        routes: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Aux]:
+        """The normalized residual stream x_TD before the head, and what the routers did. Arguments as in `forward`."""
+        self._check(tokens_T, layout, state, routes)
+        device = tokens_T.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.embedding.dtype
+        replay = iter(routes or ())
+        routings: list[Routing] = []
+        with torch.autocast(device, enabled=False):
+            x_TD = F.embedding(tokens_T, self.embedding)
+            for index, layer in enumerate(self.layers):
+                route = next(replay) if routes and isinstance(layer.mixer, MixtureOfExperts) else None
+                x_TD, routing = layer(x_TD, layout, state, index, dtype, route)
+                if routing is not None:
+                    routings.append(routing)
+            x_TD = self.norm(x_TD).to(dtype)
+        if state is not None:
+            state.advance(layout.lengths)
+        return x_TD, self._aux(routings)
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Applies the head, which is the embedding when they are tied."""
+        return F.linear(x_TD, self._head().to(x_TD.dtype))
+
+    def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
+        """Logits after each document's last token, logits_SV; the others are never computed."""
+        x_TD, _ = self.hidden(tokens_T, layout, state)
+        return self.logits(x_TD if layout.is_step else x_TD[layout.last_S])
+
+    def loss(
+        self,
+        tokens_T: Tensor,
+        layout: SequenceLayout,
+        targets_T: Tensor,
+        weights_T: Tensor | None = None,
+        routes: Sequence[Tensor] | None = None,
+    ) -> Loss:
+        """Cross-entropy of the targets, weighted a token, plus the routers' balance loss; logits in blocks only."""
+        x_TD, aux = self.hidden(tokens_T, layout, routes=routes)
+        weights_T = torch.ones(len(tokens_T), device=tokens_T.device) if weights_T is None else weights_T
+        with torch.autocast(tokens_T.device.type, enabled=False):
+            nll_sum = blockwise_cross_entropy(x_TD, self._head(), targets_T, weights_T)
+        weight_sum = weights_T.sum()
+        if self.training and aux.expert_load is not None:
+            self._balance(aux.expert_load)
+        return Loss(nll_sum / weight_sum + aux.balance_loss, nll_sum, weight_sum, aux)
+
+    def new_state(self, n: int, device: torch.device | str | None = None) -> DecodeState:
+        """An empty decode state of n slots; keys, values and convolution halos in the embedding's dtype."""
+        if n < 1:
+            raise ValueError(f"new_state n={n} is below 1; use one slot a document")
+        return DecodeState.empty(self.config, n, self.embedding.dtype, torch.device(device or self.embedding.device))
+
+    def generator_state(self) -> Tensor:
+        """State of the random generator that recycles overflow; checkpoints keep it."""
+        return self._generator.get_state()
+
+    def load_generator_state(self, state: Tensor) -> None:
+        """Restores `generator_state`."""
+        self._generator.set_state(state)
+
+    def _head(self) -> Tensor:
+        return self.head.weight if self.head else self.embedding
+
+    def _mixtures(self) -> list[MixtureOfExperts]:
+        return [layer.mixer for layer in self.layers if isinstance(layer.mixer, MixtureOfExperts)]
+
+    def _balance(self, load_FE: Tensor) -> None:
+        for mixture, load_E in zip(self._mixtures(), load_FE, strict=True):
+            mixture.update_bias(load_E)
+
+    def _aux(self, routings: list[Routing]) -> Aux:
+        if not routings:
+            return Aux(self.embedding.new_zeros(()), None, ())
+        weights = [mixture.config.balance_weight for mixture in self._mixtures()]
+        losses = [weight * routing.balance_loss for weight, routing in zip(weights, routings, strict=True)]
+        loads = nn.utils.rnn.pad_sequence([routing.load_E for routing in routings], batch_first=True)
+        return Aux(torch.stack(losses).mean(), loads, tuple(routing.expert_TK for routing in routings))
+
+    def _check(
+        self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None
+    ) -> None:
+        if tokens_T.ndim != 1 or len(tokens_T) != layout.tokens:
+            raise ValueError(f"tokens of shape {tuple(tokens_T.shape)} do not fit layout of {layout.tokens} tokens")
+        if state is None and not layout.is_fresh:
+            raise ValueError(f"layout.starts={list(layout.starts)[:8]} say text was read before; pass its state")
+        if state is not None and torch.is_grad_enabled():
+            raise ValueError("state is updated in place, which gradients cannot follow; call under torch.no_grad()")
+        if state is not None and layout.starts != tuple(state.lengths):
+            raise ValueError(f"layout.starts={list(layout.starts)[:8]} differ from state.lengths={state.lengths[:8]}")
+        if routes is not None and [tuple(r.shape) for r in routes] != [
+            (len(tokens_T), m.config.top_k) for m in self._mixtures()
+        ]:
+            raise ValueError(f"routes need one (T, top_k) tensor for each of {len(self._mixtures())} expert layers")

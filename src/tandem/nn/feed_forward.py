@@ -1,0 +1,211 @@
+"""Feed-forward layers: one SwiGLU, or a mixture of them as in TurboS (one shared, the rest routed).
+
+Shapes: T tokens, D width, E experts, K experts a token, F expert width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tandem.nn.base import Float32Island, Linear
+from tandem.nn.config import DenseConfig, MoEConfig
+from tandem.ops import SequenceLayout, routed_experts, swiglu
+
+
+class Dense(nn.Module):
+    """y = W_down (silu(W_gate x) · W_up x), without biases."""
+
+    def __init__(self, config: DenseConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.gate_up = Linear(width, 2 * config.hidden)
+        self.down = Linear(config.hidden, width)
+
+    def init_weights(self, residual_scale: float) -> None:
+        """Fan-in normal; the output shrinks with depth."""
+        self.gate_up.init_weights()
+        self.down.init_weights(residual_scale)
+
+    def forward(self, x_TD: Tensor, layout: SequenceLayout, state: None = None) -> Tensor:
+        """Maps each token by itself."""
+        return self.down(swiglu(self.gate_up(x_TD)))
+
+    def flops(self, layout: SequenceLayout) -> int:
+        """Forward operations: 6·D·F a token."""
+        return 6 * self.width * self.config.hidden * layout.tokens
+
+    def state_bytes(self, context: int, value_bytes: int = 2) -> int:
+        """Nothing is kept."""
+        return 0
+
+    def state_spec(self) -> dict[str, tuple[int | str, ...]]:
+        """Nothing is kept."""
+        return {}
+
+
+class Routing(NamedTuple):
+    """What a router did with a batch.
+
+    Attributes:
+        expert_TK: chosen experts, after recycling.
+        load_E: share of the choices that each expert got; adds up to 1.
+        balance_loss: E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean probability.
+    """
+
+    expert_TK: Tensor
+    load_E: Tensor
+    balance_loss: Tensor
+
+
+class RouterIsland(Float32Island):
+    """The router's weight, and the bias that enters selection only."""
+
+    def __init__(self, experts: int, width: int, selection_bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, width))
+        self.bias_E: Tensor | None
+        self.register_buffer("bias_E", torch.zeros(experts) if selection_bias else None)
+
+
+class Experts(nn.Module):
+    """Matrices of the routed experts, one leading axis over experts."""
+
+    def __init__(self, config: MoEConfig, width: int) -> None:
+        super().__init__()
+        self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, 2 * config.hidden))
+        self.down_EFD = nn.Parameter(torch.empty(config.experts, config.hidden, width))
+
+
+class MixtureOfExperts(nn.Module):
+    """y = shared(x) + Σ_{e in top-k} p_e expert_e(x), p a float32 softmax renormalized over the chosen (TurboS §2)."""
+
+    def __init__(self, config: MoEConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.island = RouterIsland(config.experts, width, config.selection_bias)
+        self.experts = Experts(config, width)
+        self.shared = Dense(DenseConfig(hidden=config.shared * config.hidden), width) if config.shared else None
+        self.generator: torch.Generator | None = None  # of recycling; the model sets one for all layers
+
+    def init_weights(self, residual_scale: float) -> None:
+        """Fan-in normal; routers start small, so that experts start equal."""
+        nn.init.normal_(self.island.weight, std=0.1 / self.width**0.5)
+        nn.init.normal_(self.experts.gate_up_EDF, std=self.width**-0.5)
+        nn.init.normal_(self.experts.down_EFD, std=residual_scale / self.config.hidden**0.5)
+        if self.shared:
+            self.shared.init_weights(residual_scale)
+
+    def forward(
+        self, x_TD: Tensor, layout: SequenceLayout, state: None = None, route_TK: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
+        """Maps each token by its experts.
+
+        Args:
+            route_TK: recorded choices to replay; weights are still those of the live router.
+        """
+        scores_TE = torch.softmax(x_TD.to(self.island.weight.dtype) @ self.island.weight.t(), dim=-1)
+        expert_TK = self._select(scores_TE) if route_TK is None else route_TK
+        weight_TK = scores_TE.gather(1, expert_TK)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        y_TD = routed_experts(x_TD, expert_TK, weight_TK, self.experts.gate_up_EDF, self.experts.down_EFD)
+        if self.shared:
+            y_TD = y_TD + self.shared(x_TD, layout)
+        return y_TD, _routing(scores_TE, expert_TK)
+
+    def _select(self, scores_TE: Tensor) -> Tensor:
+        biased_TE = scores_TE if self.island.bias_E is None else scores_TE + self.island.bias_E
+        expert_TK = biased_TE.detach().topk(self.config.top_k, dim=-1).indices
+        if self.training and self.config.capacity_factor is not None:
+            T, E = scores_TE.shape
+            capacity = math.ceil(self.config.capacity_factor * self.config.top_k * T / E)
+            return recycle(expert_TK, E, capacity, self.generator)
+        return expert_TK
+
+    @torch.no_grad()
+    def update_bias(self, load_E: Tensor) -> None:
+        """Auxiliary-loss-free balancing: raises the bias of experts below an even share, lowers those above."""
+        if self.island.bias_E is not None:
+            even = 1 / self.config.experts
+            self.island.bias_E.add_(torch.sign(even - load_E).to(self.island.bias_E), alpha=self.config.bias_rate)
+
+    def flops(self, layout: SequenceLayout) -> int:
+        """Forward operations: 6·D·F·(k + S) + 2·D·E a token; experts that are not chosen cost nothing."""
+        config = self.config
+        experts = 6 * self.width * config.hidden * (config.top_k + config.shared)
+        return (experts + 2 * self.width * config.experts) * layout.tokens
+
+    def state_bytes(self, context: int, value_bytes: int = 2) -> int:
+        """Nothing is kept."""
+        return 0
+
+    def state_spec(self) -> dict[str, tuple[int | str, ...]]:
+        """Nothing is kept."""
+        return {}
+
+
+def _routing(scores_TE: Tensor, expert_TK: Tensor) -> Routing:
+    (T, K), E = expert_TK.shape, scores_TE.shape[1]
+    count_E = torch.bincount(expert_TK.flatten(), minlength=E).to(scores_TE.dtype)
+    balance = E**2 * (count_E / T * scores_TE.mean(0)).mean()
+    return Routing(expert_TK, count_E / (T * K), balance)
+
+
+def recycle(expert_TK: Tensor, experts: int, capacity: int, generator: torch.Generator | None = None) -> Tensor:
+    """Moves choices beyond an expert's capacity to random experts that have room (Hunyuan-Large's recycle routing).
+
+    First choices are served before second ones, earlier tokens before later ones. A choice is not moved to an expert
+    that its token already has, unless nothing else is free.
+
+    Args:
+        capacity: rows one expert takes; experts · capacity must be at least T · K.
+    Returns:
+        expert_TK with every expert at or below capacity.
+    """
+    T, K = expert_TK.shape
+    flat_R = expert_TK.t().flatten()  # slot-major: all first choices, then all second ones
+    one_hot_RE = torch.nn.functional.one_hot(flat_R, experts)
+    rank_R = (one_hot_RE.cumsum(0) * one_hot_RE).sum(-1)
+    over_O = (rank_R > capacity).nonzero().flatten()
+    if not len(over_O):
+        return expert_TK
+    room_E = (capacity - one_hot_RE.sum(0)).clamp(min=0)
+    free = torch.repeat_interleave(torch.arange(experts, device=flat_R.device), room_E)
+    free = free[torch.randperm(len(free), generator=generator).to(free.device)]
+    moved_R = flat_R.clone()
+    moved_R[over_O] = free[: len(over_O)]
+    _part_twins(moved_R.view(K, T), over_O, free[len(over_O) :])
+    return moved_R.view(K, T).t().contiguous()
+
+
+def _part_twins(moved_KT: Tensor, over_O: Tensor, spare: Tensor) -> None:
+    """Exchanges, in place, moved choices that gave a token the same expert twice for spare room or another move."""
+    K, T = moved_KT.shape
+    places = over_O.tolist()
+    spares = spare.tolist()
+    for place in places:
+        slot, token = divmod(place, T)
+        others = [int(moved_KT[k, token]) for k in range(K) if k != slot]
+        mine = int(moved_KT[slot, token])
+        if mine not in others:
+            continue
+        for index, expert in enumerate(spares):
+            if expert not in others:
+                moved_KT[slot, token], spares[index] = expert, mine
+                break
+        else:
+            _swap(moved_KT, (slot, token), others, places)
+
+
+def _swap(moved_KT: Tensor, where: tuple[int, int], others: list[int], places: list[int]) -> None:
+    K, T = moved_KT.shape
+    mine = int(moved_KT[where])
+    for place in places:
+        slot, token = divmod(place, T)
+        theirs = int(moved_KT[slot, token])
+        if theirs not in others and mine not in [int(moved_KT[k, token]) for k in range(K)]:
+            moved_KT[where], moved_KT[slot, token] = theirs, mine
+            return

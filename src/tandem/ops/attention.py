@@ -1,0 +1,75 @@
+"""Causal grouped-query attention over packed documents, and rotary positions.
+
+Scaled dot products come from PyTorch; this file decides who may see whom. Keys and values are shared by groups of query
+heads inside the kernel, never repeated.
+
+Shapes: T tokens, S documents, H query heads, G key/value heads, P head width, L slots of a cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tandem.ops.layout import SequenceLayout
+
+
+def causal_attention(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, layout: SequenceLayout) -> Tensor:
+    """Attention of each token to itself and the earlier tokens of its own document.
+
+    Returns:
+        y_THP, in q's dtype.
+    Raises:
+        ValueError: lengths in layout do not add up to T, or heads are not a multiple of key/value heads.
+    """
+    if layout.tokens != q_THP.shape[0]:
+        raise ValueError(f"layout.lengths add up to {layout.tokens} tokens but q has {q_THP.shape[0]}")
+    if q_THP.shape[1] % k_TGP.shape[1]:
+        raise ValueError(f"q has {q_THP.shape[1]} heads, not a multiple of the {k_TGP.shape[1]} of k and v")
+    if len(set(layout.lengths)) == 1:  # equal documents are one batch
+        return _attend(q_THP, k_TGP, v_TGP, layout.documents)
+    lengths = list(layout.lengths)
+    documents = zip(q_THP.split(lengths), k_TGP.split(lengths), v_TGP.split(lengths), strict=True)
+    return torch.cat([_attend(q, k, v, 1) for q, k, v in documents])
+
+
+def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int) -> Tensor:
+    rows = [t.view(documents, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THP, k_TGP, v_TGP)]
+    y_SHTP = F.scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=q_THP.shape[1] != k_TGP.shape[1])
+    return y_SHTP.transpose(1, 2).reshape(q_THP.shape)
+
+
+def cached_attention(q_THP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, layout: SequenceLayout) -> Tensor:
+    """Attention of new tokens to a cache that already holds them: slot s of the cache belongs to document s.
+
+    Returns:
+        y_THP, in q's dtype.
+    """
+    gqa = q_THP.shape[1] != k_SLGP.shape[2]
+    if layout.is_step:
+        longest = max(layout.starts) + 1
+        k, v = (t[:, :longest].transpose(1, 2) for t in (k_SLGP, v_SLGP))
+        seen = None
+        if min(layout.starts) + 1 < longest:
+            seen = (torch.arange(longest, device=q_THP.device) <= layout.starts_S[:, None])[:, None, None]
+        return F.scaled_dot_product_attention(q_THP[:, :, None], k, v, attn_mask=seen, enable_gqa=gqa)[:, :, 0]
+    outputs = []
+    for slot, (q, start) in enumerate(zip(q_THP.split(list(layout.lengths)), layout.starts, strict=True)):
+        end = start + q.shape[0]
+        k, v = (t[slot : slot + 1, :end].transpose(1, 2) for t in (k_SLGP, v_SLGP))
+        seen = torch.ones(q.shape[0], end, dtype=torch.bool, device=q.device).tril(start) if start else None
+        y = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=start == 0, enable_gqa=gqa
+        )
+        outputs.append(y[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def rotary(x_THP: Tensor, position_T: Tensor, base: float) -> Tensor:
+    """Rotary positions: channels i and i + P/2 turn by position · base^(-2i/P); angles in float32 or wider."""
+    half = x_THP.shape[-1] // 2
+    wide = torch.promote_types(torch.float32, x_THP.dtype)
+    power = torch.arange(half, dtype=wide, device=x_THP.device) / half
+    angle_T1P = (position_T.to(wide)[:, None] * base**-power)[:, None]
+    cos, sin = angle_T1P.cos(), angle_T1P.sin()
+    first, second = x_THP[..., :half], x_THP[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_THP.dtype)

@@ -1,0 +1,52 @@
+"""Cross-entropy of a large vocabulary in blocks of tokens: the T × V logits never exist at once.
+
+Shapes: T tokens, D width, V vocabulary, Q tokens of a block.
+"""
+
+import torch
+from torch import Tensor
+
+_BLOCK_LOGITS = 1 << 23  # 8M logits a block: 16 MB in bf16, inside a server's cache
+
+
+def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
+    """Σ_t weight_t · (-log softmax(head x_t)[target_t]), in float32 or wider.
+
+    Gradients of x and head are made in the forward pass, block by block, while the logits are at hand.
+
+    Returns:
+        the sum, a scalar.
+    """
+    return _BlockwiseCrossEntropy.apply(x_TD, head_VD.to(x_TD.dtype), targets_T, weights_T)
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor):  # noqa: ANN001, ANN205
+        wide = torch.promote_types(torch.float32, x_TD.dtype)
+        block = max(1, _BLOCK_LOGITS // head_VD.shape[0])
+        needs = x_TD.requires_grad or head_VD.requires_grad
+        total = torch.zeros((), dtype=wide, device=x_TD.device)
+        grad_x_TD = torch.empty_like(x_TD) if needs else None
+        grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs else None
+        for first in range(0, x_TD.shape[0], block):
+            rows = slice(first, first + block)
+            x_QD, weights_Q, targets_Q1 = x_TD[rows], weights_T[rows].to(wide), targets_T[rows, None]
+            logits_QV = torch.mm(x_QD, head_VD.t()).to(wide)
+            norm_Q = logits_QV.logsumexp(-1)
+            total += ((norm_Q - logits_QV.gather(1, targets_Q1)[:, 0]) * weights_Q).sum()
+            if grad_x_TD is not None and grad_head_VD is not None:
+                grad_QV = logits_QV.sub_(norm_Q[:, None]).exp_().mul_(weights_Q[:, None])
+                grad_QV.scatter_add_(1, targets_Q1, -weights_Q[:, None])
+                narrow_QV = grad_QV.to(x_TD.dtype)
+                torch.mm(narrow_QV, head_VD, out=grad_x_TD[rows])
+                grad_head_VD += torch.mm(narrow_QV.t(), x_QD)
+        if needs:
+            ctx.save_for_backward(grad_x_TD, grad_head_VD)
+            ctx.head_dtype = head_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
+        grad_x_TD, grad_head_VD = ctx.saved_tensors
+        return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None
