@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tandem.data import Tokenizer
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
 
 TEXT = "Returns the name of the bucket, and 42 objects in it. Größe: 10 µm. 你好 🙂\n\nQ: why?\n"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MESSAGES = [{"role": "user", "content": "why"}]
 
 
@@ -46,6 +48,15 @@ def tiny(*, chat: bool = False, context: int = 96) -> tandem.LanguageModel:
             if parameter.shape == (config.vocab_size, config.width):
                 parameter[:32] = 0
     return tandem.LanguageModel(model, tokenizer, config, chat=chat)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small threads cost more than they bring, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +144,7 @@ def test_wrong_arguments_are_named(base: tandem.LanguageModel) -> None:
 
 def run(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", "from tandem.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(line, input=text, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, input=text, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT)
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,8 @@ def test_generate_command_streams_and_tells_the_speed(base: tandem.LanguageModel
         (["{model}", "--prompt", "7" * 97], r"tandem generate: prompt of \d+ tokens is longer than config\.context=96"),
         (["{model}", "--prompt", "x", "--top-p", "2"], r"tandem generate: top_p=2\.0 is outside \(0, 1\]"),
         (["{model}", "--prompt", "x", "--stop", ""], "tandem generate: stop=''"),
+        (["{model}", "--prompt", "x", "--top-p", "much"], "tandem generate: .*top-p"),
+        (["{model}"], "tandem generate: .*--prompt"),
     ],
 )
 def test_generate_command_tells_mistakes_in_one_line(
@@ -203,7 +216,7 @@ def test_chat_with_a_base_model_continues_one_text(
     ]
     code, out, told = here("chat", directory, "--max-tokens", "6", "--temperature", "0", text="\n".join(lines))
     assert code == 0, told
-    assert "is a base model: it continues the text you type" in " ".join(out.split())
+    assert "is a base model, it continues your text" in " ".join(out.split())
     first = "Returns" + base.generate("Returns", max_tokens=6, temperature=0.0).text
     second = f"{first}\nthe name" + base.generate(f"{first}\nthe name", max_tokens=6, temperature=0.0).text
     assert file.read_text(encoding="utf-8") == second + "\n"
@@ -261,7 +274,7 @@ def test_ctrl_c_stops_the_answer_and_returns_to_the_prompt(tmp_path: Path) -> No
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     assert process.stdin
     assert process.stdout

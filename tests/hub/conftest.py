@@ -1,12 +1,21 @@
 """A tiny hybrid model with random weights, and a tokenizer trained on a few lines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from tandem.data import Tokenizer
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small threads cost more than they bring, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

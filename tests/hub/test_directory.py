@@ -44,6 +44,7 @@ def test_round_trip_is_bit_exact(
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
         *("config.json", "model.safetensors", "tokenizer.json")
     ]
+    assert len({path.stat().st_mode for path in (tmp_path / "m").iterdir()}) == 1
     ids_T, layout = torch.arange(40, 60), SequenceLayout.from_lengths([20], chunk=8)
     assert torch.equal(model(ids_T, layout), loaded(ids_T, layout))
 

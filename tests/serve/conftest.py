@@ -1,6 +1,6 @@
 """Tiny hybrid models with random weights and a tokenizer that was trained on a few lines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -9,6 +9,15 @@ from tandem.data import Tokenizer
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
 TEXT = "Returns the name of the bucket, and 42 objects in it. Größe: 10 µm – “quoted”. 你好 🙂\n\nQ: why?\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small threads cost more than they bring, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

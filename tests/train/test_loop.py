@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -232,10 +233,34 @@ def test_the_objective_is_differentiated_in_place_of_the_loss(tmp_path: Path):
     assert "objective" not in rows(tmp_path, "train")[0]
 
 
-def test_tensorboard_is_written_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tensorboard_without_its_package_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         fit(Regression(), Stream(), config(tensorboard=True), tmp_path)
+
+
+def test_tensorboard_gets_the_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[tuple[str, float, int]] = []
+    opened: list[tuple[Path, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, directory: Path, purge_step: int):
+            opened.append((directory, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int):
+            written.append((name, value, step))
+
+        def close(self):
+            opened.append((Path("closed"), 0))
+
+    package = types.ModuleType("torch.utils.tensorboard")
+    monkeypatch.setattr(package, "SummaryWriter", SummaryWriter, raising=False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    fit(Regression(), Stream(), config(tensorboard=True), tmp_path)
+    assert opened == [(tmp_path / "tensorboard", 1), (Path("closed"), 0)]
+    assert ("validation/loss", 1.5, 10) in written
+    assert [step for name, _, step in written if name == "train/loss"] == list(range(1, 21))
+    assert "train/load" not in {name for name, _, _ in written}
 
 
 def test_a_task_is_compiled_once_and_only_where_it_may_be(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
+from tandem.cli.arguments import parse
 from tandem.cli.generate import write
 from tandem.report import atomic_path
 
@@ -216,7 +217,7 @@ class Session:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and talks until the reader leaves."""
-    arguments = tyro.cli(ChatArguments, prog="tandem chat", args=list(argv))
+    arguments = parse(ChatArguments, "tandem chat", argv)
     # torch takes seconds to import; `--help` and a mistyped option should not wait for it.
     import tandem
 
@@ -226,12 +227,6 @@ def run(argv: Sequence[str]) -> None:
 
     session = Session(model=tandem.load(arguments.model), arguments=arguments)
     session.stream("")  # a wrong option is told now, not after the first line was typed
-    if session.model.chat:
-        session.console.print(f"{arguments.model}: /help lists the commands", style="dim", markup=False)
-    else:
-        session.console.print(
-            f"{arguments.model} is a base model: it continues the text you type instead of answering; /help lists the commands",
-            style="dim",
-            markup=False,
-        )
+    kind = "" if session.model.chat else " is a base model, it continues your text instead of answering"
+    session.console.print(f"{arguments.model}{kind}: /help lists the commands", style="dim", markup=False)
     session.talk()

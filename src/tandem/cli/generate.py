@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from tandem.cli.arguments import parse
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateArguments:
@@ -38,7 +40,7 @@ class GenerateArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and streams the continuation."""
-    arguments = tyro.cli(GenerateArguments, prog="tandem generate", args=list(argv))
+    arguments = parse(GenerateArguments, "tandem generate", argv)
     prompt = read_prompt() if arguments.prompt == "-" else arguments.prompt
     # torch takes seconds to import; `--help` and a mistyped option should not wait for it.
     import tandem

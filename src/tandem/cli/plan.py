@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from tandem.cli.arguments import parse_command
 from tandem.nn import ModelConfig, preset
 from tandem.plan import (
     FORMULAS,
@@ -44,11 +45,7 @@ class PlanModel:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and prints the plan it asks for."""
-    about = "Weigh a model before it is made."
-    options = tyro.extras.subcommand_cli_from_dict(
-        {"model": PlanModel}, prog="tandem plan", description=about, args=list(argv)
-    )
-    plan_model(options)
+    plan_model(parse_command({"model": PlanModel}, "tandem plan", "Weigh a model before it is made.", argv))
 
 
 def plan_model(options: PlanModel) -> None:

@@ -46,12 +46,14 @@ def save(
         ValueError: an unknown dtype, or a directory that holds anything but a model.
     """
     target = _check_target(Path(directory).resolve())
-    tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in _tensors(model).items()}
+    tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in model.state_dict().items()}
     config = {"format": _FORMAT, "version": _VERSION, "chat": chat, **model.config.to_dict()}
     with atomic_directory(target) as temporary:
         save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt"})
         (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tokenizer.save(temporary / _TOKENIZER)
+        # safetensors makes its file private to the user, which would lock others out of a shared or installed model.
+        (temporary / _WEIGHTS).chmod((temporary / _CONFIG).stat().st_mode)
     return target
 
 
@@ -72,9 +74,10 @@ def load(source: str | Path, *, dtype: str | None = None) -> tuple[HybridLM, Tok
             "use the tokenizer.json that was saved with the model"
         )
     tensors = _read_tensors(_file(directory, _WEIGHTS))
-    model = HybridLM(config)
-    _check_fit(directory / _WEIGHTS, _tensors(model), tensors)
-    _assign(model, {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()})
+    with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
+        model = HybridLM(config)
+    _check_fit(directory / _WEIGHTS, model.state_dict(), tensors)
+    model.load_state_dict({name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}, assign=True)
     return model.eval(), tokenizer, config
 
 
@@ -140,17 +143,6 @@ def _check_target(target: Path) -> Path:
     return target
 
 
-def _tensors(model: HybridLM) -> dict[str, Tensor]:
-    """The state dict with shared tensors (tied embeddings) once, under their first name."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            kept[name] = tensor.detach()
-    return kept
-
-
 def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
     if dtype is None or not tensor.is_floating_point():
         return tensor
@@ -199,11 +191,3 @@ def _check_fit(file: Path, expected: dict[str, Tensor], found: dict[str, Tensor]
                 f"{file} has {name} of shape {list(found[name].shape)}, config.json asks for {list(tensor.shape)}; "
                 "use the config.json that was saved with these weights"
             )
-
-
-def _assign(model: HybridLM, tensors: dict[str, Tensor]) -> None:
-    """Puts the tensors in place with their own dtypes (copying would keep the model's)."""
-    with torch.no_grad():
-        for name, target in model.state_dict(keep_vars=True).items():
-            if name in tensors:
-                target.data = tensors[name]

@@ -6,7 +6,7 @@ Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +121,7 @@ class HybridLM(nn.Module):
         """Fan-in normal everywhere; outputs into the residual stream shrink by 1 / sqrt(layers)."""
         nn.init.normal_(self.embedding, std=self.config.width**-0.5)
         for layer in self.layers:
-            layer.mixer.init_weights(len(self.layers) ** -0.5)
+            cast(Layer, layer).mixer.init_weights(len(self.layers) ** -0.5)
         if self.head:
             self.head.init_weights()
 

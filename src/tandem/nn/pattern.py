@@ -78,7 +78,9 @@ def hybrid_pattern(total: int, attention: int, ffn: int, option: str = "C") -> s
     """
     mamba = total - attention - ffn
     if min(attention, ffn) < 0 or mamba < 0 or total < 1:
-        raise ValueError(f"hybrid_pattern total={total}, attention={attention}, ffn={ffn} leaves {mamba} Mamba-2 layers")
+        raise ValueError(
+            f"hybrid_pattern total={total}, attention={attention}, ffn={ffn} leaves {mamba} Mamba-2 layers"
+        )
     if option == "A":
         return _blocks(attention, mamba, ffn)
     if option == "B":

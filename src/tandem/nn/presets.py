@@ -14,7 +14,7 @@ def nano() -> ModelConfig:
         pattern="(MF)2 AMF (MF)2",
         attention=AttentionConfig(heads=4, kv_heads=2, head_width=64),
         mamba=MambaConfig(heads=8, head_width=64, state=64),
-        ffn=MoEConfig(experts=8, top_k=2, hidden=256),
+        ffn=MoEConfig(experts=8, top_k=2, hidden=192),
         context=2048,
     )
 

@@ -33,8 +33,8 @@ def causal_attention(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, layout: Sequen
 
 
 def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int) -> Tensor:
-    rows = [t.view(documents, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THP, k_TGP, v_TGP)]
-    y_SHTP = F.scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=q_THP.shape[1] != k_TGP.shape[1])
+    q, k, v = (t.view(documents, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THP, k_TGP, v_TGP))
+    y_SHTP = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q_THP.shape[1] != k_TGP.shape[1])
     return y_SHTP.transpose(1, 2).reshape(q_THP.shape)
 
 

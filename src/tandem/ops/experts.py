@@ -25,9 +25,7 @@ def experts_reference(
     return torch.stack(rows)
 
 
-def routed_experts(
-    x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor
-) -> Tensor:
+def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:

@@ -151,7 +151,9 @@ def _segment_sums(a_CHQ: Tensor) -> Tensor:
 def _mixing(scores_CGQQ: Tensor, segment_CHQQ: Tensor, dt_CHQ: Tensor, dtype: torch.dtype) -> Tensor:
     C, H, Q, _ = segment_CHQQ.shape
     decay_CHQQ = (segment_CHQQ.exp() * dt_CHQ[:, :, None, :]).tril()
-    return (decay_CHQQ.view(C, -1, H // scores_CGQQ.shape[1], Q, Q) * scores_CGQQ[:, :, None]).view(C, H, Q, Q).to(dtype)
+    return (
+        (decay_CHQQ.view(C, -1, H // scores_CGQQ.shape[1], Q, Q) * scores_CGQQ[:, :, None]).view(C, H, Q, Q).to(dtype)
+    )
 
 
 class ChunkRecurrence(torch.autograd.Function):

@@ -7,10 +7,11 @@ one formula a layer. The layers live on the meta device and hold no weights. A b
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
-from tandem.nn import HybridLM, ModelConfig, MoEConfig, SequenceLayout
+from tandem.nn import HybridLM, Layer, ModelConfig, MoEConfig, SequenceLayout
 from tandem.plan.parameters import shape_of
 
 FORMULAS = {
@@ -61,7 +62,7 @@ def flops(config: ModelConfig, *, lengths: Sequence[int] | None = None, context:
         model = HybridLM(config)
     kinds: Counter[str] = Counter()
     for symbol, layer in zip(config.layers, model.layers, strict=True):
-        kinds[_kind(config, symbol)] += layer.flops(layout)
+        kinds[_kind(config, symbol)] += cast(Layer, layer).flops(layout)
     work = {kind: count / layout.tokens for kind, count in kinds.items()}
     return Flops(by_kind=work | {"head": 2 * config.width * config.vocab_size})
 

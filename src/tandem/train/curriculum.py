@@ -139,28 +139,11 @@ def turbos_stages(
     still = ScheduleConfig(kind="constant", warmup_steps=0)
     falling = ScheduleConfig(kind="cosine", warmup_steps=0, final_lr=5e-6 / 3e-5)
     rising = ScheduleConfig(kind="cosine", warmup_steps=2000, final_lr=0.1)
+    size = {"batch_tokens": batch, "accumulate": accumulate}
+    short = {**size, "context": context[0]}
     return (
-        Stage(
-            name="base",
-            steps=steps(16e12),
-            lr=3e-4,
-            schedule=rising,
-            context=context[0],
-            batch_tokens=batch,
-            accumulate=accumulate,
-            data=pretraining,
-        ),
-        Stage(
-            name="annealing",
-            steps=steps(300e9),
-            lr=3e-5,
-            schedule=falling,
-            context=context[0],
-            batch_tokens=batch,
-            accumulate=accumulate,
-            data=annealing,
-            cut=False,
-        ),
+        Stage(name="base", steps=steps(16e12), lr=3e-4, schedule=rising, data=pretraining, **short),
+        Stage(name="annealing", steps=steps(300e9), lr=3e-5, schedule=falling, data=annealing, cut=False, **short),
         *(
             Stage(
                 name=name,
@@ -168,12 +151,11 @@ def turbos_stages(
                 lr=5e-6,
                 schedule=still,
                 context=context[number],
-                batch_tokens=batch,
-                accumulate=accumulate,
                 rope_alpha=alpha[number],
                 data=data,
                 weights=(3.0, 1.0),
                 cut=False,
+                **size,
             )
             for number, name, tokens, data in ((1, "long-32k", 30e9, long_32k), (2, "long-256k", 20e9, long_256k))
         ),

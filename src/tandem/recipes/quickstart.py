@@ -1,0 +1,178 @@
+"""The first run: real text, a small hybrid model, a report, an answer. Start at `quickstart`."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from tandem import hub
+from tandem.data import (
+    Tokenizer,
+    ValidationBatches,
+    cache_directory,
+    compression_baselines,
+    corpus,
+    open_shards,
+    prepare,
+    print_corpus,
+    tokenize_corpus,
+    validation_batches,
+)
+from tandem.nn import HybridLM, ModelConfig
+from tandem.plan import all_attention, memory, parameters
+from tandem.recipes.pretrain import PretrainConfig, pretrain
+from tandem.report import atomic_path, write_report
+from tandem.serve import Sampling, generate_tokens
+from tandem.train import OptimizerConfig, RunResult, ScheduleConfig, SpikeConfig, TrainConfig
+
+CORPUS = "api-docs"
+HELD_OUT_BYTES = 1_000_000
+PROMPTS = (
+    "Returns a list of",
+    "Deletes the specified",
+    "The name of the bucket",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartConfig:
+    """Trains a small hybrid language model on API documentation, writes a report and answers prompts.
+
+    Ctrl-C saves and leaves; the same command goes on.
+    """
+
+    run_dir: Path = Path("runs/quickstart")
+    """Where everything is written."""
+
+    steps: int = 640
+    """Optimizer steps; the default takes about ten minutes on two cores."""
+
+    batch_tokens: int = 2048
+    """Tokens of one step."""
+
+    bundle: bool = False
+    """Also store the model inside the package as the bundled checkpoint `nano`, in bf16 (for `make nano`)."""
+
+
+def quickstart(config: QuickstartConfig) -> Path | None:
+    """Fetches, trains, measures, reports; returns the model directory, or None when it was interrupted.
+
+    Raises:
+        ValueError: the corpus cannot be fetched, or the run directory belongs to another run.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    prepared = prepare(corpus(CORPUS))
+    shards = tokenize_corpus(prepared, cache_directory() / "tokens" / f"{prepared.path.name}-4096")
+    print_corpus(prepared)
+    console.print(f"corpus ready in {time.monotonic() - began:.0f} s")
+
+    began = time.monotonic()
+    result = pretrain(_pretrain(config, shards))
+    seconds = time.monotonic() - began
+    if result.reason != "finished":
+        console.print(f"stopped at step {result.step}; the same command goes on")
+        return None
+
+    model, tokenizer, _ = hub.load(config.run_dir / "model")
+    if config.bundle:
+        hub.save(model, tokenizer, Path(hub.__file__).parent / "bundled" / "nano", dtype="bfloat16")
+    summary = _summary(config, shards, model, tokenizer, result)
+    with atomic_path(config.run_dir / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    report = write_report(config.run_dir)
+    _print(console, summary, seconds, report, config.run_dir / "model")
+    return config.run_dir / "model"
+
+
+def _pretrain(config: QuickstartConfig, shards: Path) -> PretrainConfig:
+    return PretrainConfig(
+        run_dir=config.run_dir,
+        data=(shards,),
+        model="nano",
+        context=512,
+        batch_tokens=config.batch_tokens,
+        train=TrainConfig(
+            steps=config.steps,
+            optimizer=OptimizerConfig(lr=3e-3),
+            schedule=ScheduleConfig(
+                kind="wsd", warmup_steps=min(40, config.steps // 4), decay_fraction=0.4, final_lr=0.02
+            ),
+            skip=SpikeConfig(loss=3.0),
+            checkpoint_every=100,
+            validate_every=config.steps,
+            precision=fast_precision(),
+        ),
+    )
+
+
+def fast_precision() -> Literal["float32", "bfloat16"]:
+    """The number format that this machine multiplies fastest: bf16 where the processor has it natively."""
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+def _summary(
+    config: QuickstartConfig, shards: Path, model: HybridLM, tokenizer: Tokenizer, result: RunResult
+) -> dict[str, Any]:
+    held_out = _held_out(shards, model.config)
+    baselines = compression_baselines(held_out.text(tokenizer))
+    counts = parameters(model.config)
+    samples = [{"prompt": prompt, "text": _continue(model, tokenizer, prompt)} for prompt in PROMPTS]
+    return {
+        "bits_per_byte": result.validation["bits_per_byte"],
+        "xz_bits_per_byte": baselines["xz"],
+        "gzip_bits_per_byte": baselines["gzip"],
+        "corpus": {"name": CORPUS, **open_shards(shards, "train").meta.get("facts", {})},
+        "model": {"total_parameters": counts.total, "active_parameters": counts.active},
+        "plan": _budget(model.config),
+        "samples": samples,
+        "command": f"tandem quickstart --steps {config.steps} --batch-tokens {config.batch_tokens}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
+    }
+
+
+def _continue(model: HybridLM, tokenizer: Tokenizer, prompt: str) -> str:
+    ids = generate_tokens(
+        model,
+        [tokenizer.bos_id, *tokenizer.encode(prompt)],
+        sampling=Sampling(temperature=0.6, top_p=0.9, seed=0),
+        max_tokens=60,
+        stop_ids=(tokenizer.eos_id,),
+    )
+    return tokenizer.decode(list(ids))
+
+
+def _held_out(shards: Path, config: ModelConfig) -> ValidationBatches:
+    validation = open_shards(shards, "validation")
+    return validation_batches(validation, batch_tokens=4096, context=512, chunk=config.chunk, max_bytes=HELD_OUT_BYTES)
+
+
+def _budget(config: ModelConfig) -> dict[str, list[int]]:
+    contexts = [2**power for power in range(7, 18)]
+    own, twin = memory(config), memory(all_attention(config))
+    return {
+        "contexts": contexts,
+        "kv_bytes": [own.kv_per_token * context for context in contexts],
+        "ssm_bytes": [own.fixed_per_sequence for _ in contexts],
+        "attention_twin_bytes": [twin.sequence(context) for context in contexts],
+    }
+
+
+def _print(console: Console, summary: dict[str, Any], seconds: float, report: Path, model: Path) -> None:
+    ours, xz, gzip = (summary[key] for key in ("bits_per_byte", "xz_bits_per_byte", "gzip_bits_per_byte"))
+    console.print(f"trained in {seconds:.0f} s, validation included")
+    console.print(
+        f"held-out megabyte, split by document: {ours:.3f} bits per byte; xz -9 {xz:.3f} (ratio {ours / xz:.2f}), "
+        f"gzip -9 {gzip:.3f}"
+    )
+    for sample in summary["samples"]:
+        console.print(f"  {sample['prompt']}{sample['text']}", markup=False)
+    console.print(f"report: {report}")
+    console.print(f"talk to it: tandem chat {model}")

@@ -1,0 +1,58 @@
+"""Packed attention against a softmax written out, the cache against packed attention, rotary against its definition."""
+
+import math
+
+import pytest
+import torch
+
+from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
+
+
+def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    y, first = torch.empty_like(q), 0
+    for length in lengths:
+        for t in range(length):
+            for h in range(q.shape[1]):
+                g, rows = h * k.shape[1] // q.shape[1], slice(first, first + t + 1)
+                p = torch.softmax(k[rows, g] @ q[first + t, h] / math.sqrt(q.shape[2]), 0)
+                y[first + t, h] = p @ v[rows, g]
+        first += length
+    return y
+
+
+@pytest.mark.parametrize("lengths", [[1], [7], [4, 4], [1, 6, 2]])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_equals_the_softmax_written_out(lengths: list[int], kv_heads: int):
+    torch.manual_seed(0)
+    q = torch.randn(sum(lengths), 4, 8, dtype=torch.float64)
+    k, v = torch.randn(2, sum(lengths), kv_heads, 8, dtype=torch.float64)
+    got = causal_attention(q, k, v, SequenceLayout.from_lengths(lengths))
+    torch.testing.assert_close(got, written_out(q, k, v, lengths))
+
+
+@pytest.mark.parametrize(("starts", "lengths"), [([0, 0], [3, 5]), ([4, 2], [3, 1]), ([6, 1], [1, 1]), ([5], [1])])
+def test_cache_equals_the_end_of_a_whole_pass(starts: list[int], lengths: list[int]):
+    torch.manual_seed(0)
+    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    q = torch.randn(sum(ends), 4, 8)
+    k, v = torch.randn(2, sum(ends), 2, 8)
+    whole = causal_attention(q, k, v, SequenceLayout.from_lengths(ends)).split(ends)
+    caches = [torch.zeros(len(ends), max(ends) + 3, 2, 8) for _ in range(2)]
+    for cache, rows in zip(caches, (k, v), strict=True):
+        for slot, piece in enumerate(rows.split(ends)):
+            cache[slot, : len(piece)] = piece
+    new = torch.cat([piece[start:] for piece, start in zip(q.split(ends), starts, strict=True)])
+    got = cached_attention(new, *caches, SequenceLayout.from_lengths(lengths, starts=starts))
+    want = torch.cat([piece[start:] for piece, start in zip(whole, starts, strict=True)])
+    torch.testing.assert_close(got, want)
+
+
+def test_rotary_scores_depend_on_distance_alone_and_turn_by_the_stated_angle():
+    x = torch.zeros(1, 1, 4, dtype=torch.float64)
+    x[..., 1] = 1
+    turned = rotary(x, torch.tensor([3]), 10_000.0)[0, 0]
+    angle = 3 * 10_000.0**-0.5
+    torch.testing.assert_close(turned, torch.tensor([0, math.cos(angle), 0, math.sin(angle)], dtype=torch.float64))
+    q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64)
+    scores = [(rotary(q, torch.tensor([p + 5]), 1e4) * rotary(k, torch.tensor([p]), 1e4)).sum() for p in (0, 7, 1000)]
+    torch.testing.assert_close(torch.stack(scores), scores[0].expand(3))
