@@ -186,7 +186,7 @@ def test_generate_command_streams_and_tells_the_speed(base: tandem.LanguageModel
         (["{model}", "--prompt", "7" * 97], r"tandem generate: prompt of \d+ tokens is longer than config\.context=96"),
         (["{model}", "--prompt", "x", "--top-p", "2"], r"tandem generate: top_p=2\.0 is outside \(0, 1\]"),
         (["{model}", "--prompt", "x", "--stop", ""], "tandem generate: stop=''"),
-        (["{model}", "--prompt", "x", "--top-p", "much"], "tandem generate: .*top-p"),
+        (["{model}", "--prompt", "x", "--top-p", "much"], "tandem generate: .*'much'.*see tandem generate --help"),
         (["{model}"], "tandem generate: .*--prompt"),
     ],
 )

@@ -47,11 +47,11 @@ def test_capacity_acts_in_training_only():
 
 
 def test_selection_bias_moves_towards_an_even_load_and_leaves_weights_alone():
-    layer, x_TD = mixture(selection_bias=True, bias_rate=0.02), torch.randn(256, 16) + 1
-    layer.island.weight.data.mul_(20)
+    layer, x_TD = mixture(selection_bias=True, bias_rate=0.002), torch.randn(256, 16) + 1
+    layer.island.weight.data.mul_(5)
     layout = SequenceLayout.from_lengths([256])
     first = layer(x_TD, layout)[1].load_E
-    for _ in range(100):
+    for _ in range(300):
         layer.update_bias(layer(x_TD, layout)[1].load_E)
     assert layer(x_TD, layout)[1].load_E.std() < 0.5 * first.std()
 

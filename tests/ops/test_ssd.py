@@ -97,6 +97,6 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match="add up to 4 tokens but x has 5"):
         ssd_chunked(x, dt, A, B, C, SequenceLayout.from_lengths([4]), D)
     with pytest.raises(ValueError, match="4 heads, not a multiple of the 3 groups"):
-        ssd_reference(x, dt, A, torch.ones(5, 3, N).double(), C, SequenceLayout.from_lengths([5]), D)
+        ssd_reference(x, dt, A, *torch.ones(2, 5, 3, N).double(), SequenceLayout.from_lengths([5]), D)
     with pytest.raises(ValueError, match="state has 1 slots but layout has 2"):
         ssd_chunked(x, dt, A, B, C, SequenceLayout.from_lengths([2, 3]), D, state)
