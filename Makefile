@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 INPUT := pyproject.toml requirements/constraints.txt requirements/torch.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs nano clean
+.PHONY: help run test test-all lint docs bench nano clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ lint: $(READY)  ## ruff, types, the table of rooms
 docs: $(VENV)/ready-docs  ## the documentation site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site/index.html"
+
+bench: $(VENV)/ready-bench  ## Tandem beside transformers, training and decoding
+	@$(BIN)/tandem bench train
+	@$(BIN)/tandem bench decode
 
 nano: $(READY)  ## make the bundled checkpoint again
 	@$(BIN)/tandem quickstart --run-dir runs/nano --bundle
@@ -59,3 +63,6 @@ $(READY): $(INPUT)
 
 $(VENV)/ready-docs: $(READY)
 	@$(PIP) -e '.[docs]' && touch $@
+
+$(VENV)/ready-bench: $(READY)
+	@$(PIP) -e '.[bench]' && touch $@

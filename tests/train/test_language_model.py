@@ -55,7 +55,7 @@ def test_a_step_reports_nats_and_differentiates_the_balance_loss_too():
     assert values["tokens"] == 14
     assert isinstance(values["tokens"], int)
     # Training recycles overflow and evaluation does not, so the two differ by what the experts do.
-    assert float(values["loss"]) == pytest.approx(float(nll_T[:14].mean()), rel=0.05)
+    assert values["loss"].item() == pytest.approx(nll_T[:14].mean().item(), rel=0.05)
     difference = values["objective"] - values["loss"]
     torch.testing.assert_close(difference, values["balance_loss"], rtol=1e-4, atol=1e-5)
     assert values["expert_load"].shape == (1, 4)
@@ -99,7 +99,7 @@ def test_bfloat16_computes_narrow_and_keeps_weights_wide(held_out: ValidationBat
         values["objective"].backward()
         assert {p.dtype for p in network.parameters()} == {torch.float32}
         assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
-        losses[precision] = float(values["loss"])
+        losses[precision] = values["loss"].item()
         assert task.validate()["loss"] > 0
     assert losses["float32"] != losses["bfloat16"]
     assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.02)

@@ -130,33 +130,28 @@ def turbos_stages(
     Args:
         long_32k: directories of short and of long documents, mixed 3 to 1; long_256k the same.
     """
-    context, alpha = (4096, 32768, 262144), (1.0, 50.0, 1000.0)
-    batch, accumulate = context[2], 36
+    batch, accumulate = 262144, 36
 
-    def steps(tokens: float) -> int:
-        return round(tokens / (batch * accumulate))
+    def stage(name: str, tokens: float, context: int, lr: float, schedule: ScheduleConfig) -> Stage:
+        steps = round(tokens / (batch * accumulate))
+        return Stage(
+            name=name,
+            steps=steps,
+            lr=lr,
+            schedule=schedule,
+            context=context,
+            batch_tokens=batch,
+            accumulate=accumulate,
+            cut=False,
+        )
 
-    still = ScheduleConfig(kind="constant", warmup_steps=0)
-    falling = ScheduleConfig(kind="cosine", warmup_steps=0, final_lr=5e-6 / 3e-5)
     rising = ScheduleConfig(kind="cosine", warmup_steps=2000, final_lr=0.1)
-    size = {"batch_tokens": batch, "accumulate": accumulate}
-    short = {**size, "context": context[0]}
+    falling = ScheduleConfig(kind="cosine", warmup_steps=0, final_lr=5e-6 / 3e-5)
+    still = ScheduleConfig(kind="constant", warmup_steps=0)
+    mixed = (3.0, 1.0)
     return (
-        Stage(name="base", steps=steps(16e12), lr=3e-4, schedule=rising, data=pretraining, **short),
-        Stage(name="annealing", steps=steps(300e9), lr=3e-5, schedule=falling, data=annealing, cut=False, **short),
-        *(
-            Stage(
-                name=name,
-                steps=steps(tokens),
-                lr=5e-6,
-                schedule=still,
-                context=context[number],
-                rope_alpha=alpha[number],
-                data=data,
-                weights=(3.0, 1.0),
-                cut=False,
-                **size,
-            )
-            for number, name, tokens, data in ((1, "long-32k", 30e9, long_32k), (2, "long-256k", 20e9, long_256k))
-        ),
+        replace(stage("base", 16e12, 4096, 3e-4, rising), data=pretraining, cut=True),
+        replace(stage("annealing", 300e9, 4096, 3e-5, falling), data=annealing),
+        replace(stage("long-32k", 30e9, 32768, 5e-6, still), data=long_32k, weights=mixed, rope_alpha=50.0),
+        replace(stage("long-256k", 20e9, 262144, 5e-6, still), data=long_256k, weights=mixed, rope_alpha=1000.0),
     )

@@ -37,7 +37,7 @@ def fit(task: Trainable, data: Resumable, config: TrainConfig, run_dir: Path, *,
     run.restore()
     if run.progress.step >= config.steps:
         return run.result("finished")
-    if may_compile(config.compile) and isinstance(task, Compilable):
+    if isinstance(task, Compilable) and may_compile(config.compile):
         task.compile()
     with stop_on_signals() as stop, run.open_log() as log:
         return run.result(_train(run, stop, log))

@@ -1,0 +1,44 @@
+"""`tandem bench`: training and decoding beside transformers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from tandem.plan import flops
+from tandem.recipes.benchmark import ROW_TOKENS, SHAPE, compare, matmul_peak
+from tandem.recipes.quickstart import fast_precision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchArguments:
+    """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
+
+    work: tyro.conf.Positional[Literal["train", "decode"]]
+    """train: forward, backward and AdamW on 4 × 512 tokens. decode: prefill of 2,048 tokens, then tokens one by one."""
+
+    pairs: int = 5
+    """Pairs counted, after a warm-up."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parses `argv` (without the verb), measures and prints a table."""
+    arguments = tyro.cli(BenchArguments, prog="tandem bench", args=list(argv))
+    precision = fast_precision()
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    peak = matmul_peak(dtype)
+    title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
+    table = Table("work", "Tandem tokens/s", "transformers tokens/s", "ratio (range)", title=title)
+    for work in ("train",) if arguments.work == "train" else ("prefill", "decode", "decode-16"):
+        comparison = compare(work, pairs=arguments.pairs)
+        table.add_row(*comparison.row())
+        if work == "train":
+            rate = comparison.tokens[0] / min(comparison.ours) * flops(SHAPE, lengths=[ROW_TOKENS]).training
+            table.caption = (
+                f"{rate / 1e9:.0f} GFLOP/s of the {peak / 1e9:.0f} a {precision} product reaches: {rate / peak:.0%}"
+            )
+    Console().print(table)

@@ -1,0 +1,203 @@
+"""Tandem beside transformers' GraniteMoeHybrid of one shape: the same tokens and threads, in interleaved pairs.
+
+Weights are random on both sides. The peer runs in the faster of float32 and bf16 autocast, tried first. Start at `compare`.
+"""
+
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
+from tandem.recipes.quickstart import fast_precision
+
+SHAPE = ModelConfig(
+    vocab_size=16_384,
+    width=256,
+    pattern="(MF)3 AF (MF)3",
+    attention=AttentionConfig(heads=8, kv_heads=4, head_width=32, qk_norm=False),
+    mamba=MambaConfig(heads=8, head_width=64, state=128, groups=1),
+    ffn=MoEConfig(experts=8, top_k=2, hidden=256),
+)
+ROWS, ROW_TOKENS, PROMPT_TOKENS, BATCH = 4, 512, 2048, 16
+Work = Literal["train", "prefill", "decode", "decode-16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Seconds of both sides for one piece of work, pair by pair.
+
+    Attributes:
+        tokens: tokens one run of ours handles, and the peer's.
+    """
+
+    work: str
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
+    tokens: tuple[int, int]
+    peer_precision: str
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our tokens a second over the peer's, pair by pair."""
+        ours, theirs = self.tokens
+        return [(ours / a) / (theirs / b) for a, b in zip(self.ours, self.peer, strict=True)]
+
+    def row(self) -> list[str]:
+        """work, our tokens/s, the peer's, median ratio with its range."""
+        ours, theirs = (
+            count / statistics.median(t) for count, t in zip(self.tokens, (self.ours, self.peer), strict=True)
+        )
+        spread = f"{statistics.median(self.ratios):.2f} ({min(self.ratios):.2f}–{max(self.ratios):.2f})"
+        return [self.work, f"{ours:,.0f}", f"{theirs:,.0f} ({self.peer_precision})", spread]
+
+
+def compare(work: Work, *, pairs: int = 5) -> Comparison:
+    """Runs both sides in turn, after a warm-up of each.
+
+    Raises:
+        ImportError: transformers is missing.
+        ValueError: fewer than one pair.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs={pairs} is below 1; use 5 or more")
+    torch.manual_seed(0)
+    ours = _ours(work)
+    peers = {precision: _peer(work, precision) for precision in ("float32", "bfloat16")}
+    _seconds(ours)
+    trials = {precision: min(_seconds(peer), _seconds(peer), _seconds(peer)) for precision, peer in peers.items()}
+    precision = min(trials, key=lambda name: trials[name])
+    times = [(_seconds(ours), _seconds(peers[precision])) for _ in range(pairs)]
+    counts = {"train": (ROWS * ROW_TOKENS,) * 2, "prefill": (PROMPT_TOKENS,) * 2, "decode": (32, 32)}
+    return Comparison(
+        work=work,
+        ours=tuple(a for a, _ in times),
+        peer=tuple(b for _, b in times),
+        tokens=counts.get(work, (32 * BATCH, 32)),
+        peer_precision=precision,
+    )
+
+
+def matmul_peak(dtype: torch.dtype) -> float:
+    """Operations a second of a 1,024 × 1,024 × 1,024 product, the best of ten: the ceiling of this machine."""
+    a, b = torch.randn(2, 1024, 1024).to(dtype)
+    return 2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(10))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def _ours(work: Work) -> Callable[[], Any]:
+    model = HybridLM(SHAPE)
+    precision = fast_precision()
+    if work == "train":
+        layout = SequenceLayout.from_lengths([ROW_TOKENS] * ROWS, chunk=SHAPE.chunk)
+        tokens = torch.randint(0, SHAPE.vocab_size, (ROWS * ROW_TOKENS,))
+        return _training(model, lambda: model.loss(tokens, layout, tokens).total, precision)
+    model.eval()
+    if precision == "bfloat16":
+        model.bfloat16()
+    if work == "prefill":
+        prompt = torch.randint(0, SHAPE.vocab_size, (PROMPT_TOKENS,))
+        return lambda: _our_prefill(model, prompt)
+    return _our_decode(model, BATCH if work == "decode-16" else 1)
+
+
+@torch.inference_mode()
+def _our_prefill(model: HybridLM, prompt: Tensor) -> Tensor:
+    state = model.new_state(1)
+    return model.next_logits(prompt, state.layout([len(prompt)]), state)
+
+
+def _our_decode(model: HybridLM, sequences: int) -> Callable[[], Any]:
+    state = model.new_state(sequences)
+    tokens = torch.zeros(sequences, dtype=torch.long)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(32):
+            model.next_logits(tokens, state.layout([1] * sequences), state)
+
+    return run
+
+
+def _peer(work: Work, precision: str) -> Callable[[], Any]:
+    try:
+        # On use: transformers is the extra `bench`, and slow to import.
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError("tandem bench needs transformers: pip install 'tandem-lm[bench]'") from error
+    transformers.logging.set_verbosity_error()
+    model = transformers.GraniteMoeHybridForCausalLM(_peer_config(transformers))
+    if work == "train":
+        tokens = torch.randint(0, SHAPE.vocab_size, (ROWS, ROW_TOKENS))
+        return _training(model, lambda: model(input_ids=tokens, labels=tokens).loss, precision)
+    model.eval()
+    if work == "prefill":
+        prompt = torch.randint(0, SHAPE.vocab_size, (1, PROMPT_TOKENS))
+        return _inference(lambda: model(input_ids=prompt, use_cache=True, logits_to_keep=1), precision)
+    token, memory = torch.zeros(1, 1, dtype=torch.long), {}
+
+    def decode() -> None:
+        for _ in range(32):
+            output = model(input_ids=token, past_key_values=memory.get("cache"), use_cache=True)
+            memory["cache"] = output.past_key_values
+
+    return _inference(decode, precision)
+
+
+def _training(model: torch.nn.Module, loss: Callable[[], Tensor], precision: str) -> Callable[[], Any]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _inference(run: Callable[[], Any], precision: str) -> Callable[[], Any]:
+    def guarded() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            run()
+
+    return guarded
+
+
+def _peer_config(transformers: Any) -> Any:
+    attention, mamba, ffn = SHAPE.attention, SHAPE.mamba, SHAPE.ffn
+    assert attention is not None
+    assert mamba is not None
+    assert isinstance(ffn, MoEConfig)
+    return transformers.GraniteMoeHybridConfig(
+        vocab_size=SHAPE.vocab_size,
+        hidden_size=SHAPE.width,
+        intermediate_size=ffn.hidden,
+        shared_intermediate_size=ffn.hidden,
+        num_hidden_layers=7,
+        layer_types=["mamba"] * 3 + ["attention"] + ["mamba"] * 3,
+        num_attention_heads=attention.heads,
+        num_key_value_heads=attention.kv_heads,
+        num_local_experts=ffn.experts,
+        num_experts_per_tok=ffn.top_k,
+        mamba_n_heads=mamba.heads,
+        mamba_d_head=mamba.head_width,
+        mamba_d_state=mamba.state,
+        mamba_n_groups=mamba.groups,
+        tie_word_embeddings=True,
+        position_embedding_type="rope",
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
