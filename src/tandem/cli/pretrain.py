@@ -29,8 +29,7 @@ class PretrainArguments(PretrainConfig):
     """
 
     stages: Annotated[tuple[Stage, ...], _STAGES_FILE] = ()
-    """A curriculum, as a JSON list of stages (docs/training.md), in place of one stage; its values win over --context,
-    --batch-tokens and --train."""
+    """A curriculum, as a JSON list of stages (docs/training.md); its values win over context, batch_tokens and train."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ class QuickstartConfig:
     run_dir: Path = Path("runs/quickstart")
     """Where everything is written."""
 
-    steps: int = 640
+    steps: int = 700
     """Optimizer steps; the default takes about ten minutes on two cores."""
 
     batch_tokens: int = 2048
