@@ -63,7 +63,7 @@ def _by_kind(metrics: list[Row]) -> dict[str, list[Row]]:
     for row in metrics:
         # One axis for all figures: rows that do not count tokens themselves take the count of their step.
         if row.get("step") in tokens:
-            row.setdefault("tokens", tokens[row.get("step")])
+            row["tokens"] = tokens[row.get("step")]  # a validation row counts the tokens it scored
     return {kind: rows if kind == "event" else _latest_of_each_step(rows) for kind, rows in kinds.items()}
 
 
