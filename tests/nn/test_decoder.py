@@ -90,14 +90,21 @@ def test_a_token_changes_nothing_before_it_nor_in_another_document(pattern: str)
     assert changed[10]
 
 
-def test_island_never_goes_below_float32_and_follows_double():
-    model = build("MFAMF").bfloat16()
-    island = {name: p.dtype for name, p in model.named_parameters() if ".island." in name}
-    assert set(island.values()) == {torch.float32}
-    assert {name.rsplit(".", 1)[1] for name in island} == {"A_log", "dt_bias", "D", "weight"}
-    assert model.embedding.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_island_never_goes_below_float32_and_keeps_its_bits_through_a_cast_and_back(dtype: torch.dtype):
+    model = build("MFAMF")
+    before = {name: p.clone() for name, p in model.named_parameters() if ".island." in name}
+    assert {name.rsplit(".", 1)[1] for name in before} == {"A_log", "dt_bias", "D", "weight"}
+    model.to(dtype)
+    assert model.embedding.dtype == dtype
     assert model.new_state(1).layers[0].state_SHPN.dtype == torch.float32
-    assert {p.dtype for p in model.double().parameters()} == {torch.float64}
+    for name, parameter in model.float().named_parameters():
+        if name in before:
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_double_widens_everything():
+    assert {p.dtype for p in build("MFAMF").double().parameters()} == {torch.float64}
 
 
 def test_loss_is_cross_entropy_plus_balance():
