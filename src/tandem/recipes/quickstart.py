@@ -51,7 +51,7 @@ class QuickstartConfig:
     """Where everything is written."""
 
     steps: int = 500
-    """Optimizer steps; the default took 14 minutes on two busy cores."""
+    """Optimizer steps; the default took 8 minutes on two quiet cores and 14 on busy ones."""
 
     batch_tokens: int = 2048
     """Tokens of one step."""
