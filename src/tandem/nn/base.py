@@ -6,8 +6,9 @@ Shapes: T tokens, D width.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tandem.ops import linear, rms_norm
 
 
 class Linear(nn.Module):
@@ -23,7 +24,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps the last dimension."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -35,13 +36,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalizes in x's dtype; sums are float32 inside the kernel."""
-        weight = self.weight.to(x.dtype)
-        if self.groups == 1:
-            return F.rms_norm(x, x.shape[-1:], weight, self.eps)
-        parts = x.unflatten(-1, (self.groups, -1))
-        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * weight
+    def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Normalizes x, or x · silu(gate); the result has `dtype`, else x's."""
+        return rms_norm(x, self.weight, self.eps, groups=self.groups, gate=gate, dtype=dtype)
 
 
 class Float32Island(nn.Module):

@@ -6,6 +6,7 @@ Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import torch
@@ -18,21 +19,40 @@ from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelCon
 from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing
 from tandem.nn.mamba import Mamba
 from tandem.nn.state import DecodeState
-from tandem.ops import SequenceLayout, blockwise_cross_entropy
+from tandem.ops import SequenceLayout, blockwise_cross_entropy, linear
 
 
-class Aux(NamedTuple):
-    """What the routers of a forward pass did.
+class Aux:
+    """What the routers of a forward pass did; made from it on demand, since decoding never asks.
 
-    Attributes:
-        balance_loss: mean over layers of E² · mean_e(f_e · p_e), each times its balance_weight; 0 for a dense model.
-        expert_load: share of choices each expert got, a row a layer with experts, (F, E); None for a dense model.
-        routes: chosen experts (T, K) of each such layer, to be replayed with `routes=`.
+    Args:
+        routings: one a layer with experts, in order.
+        balance_weights: factor of each layer's balance loss.
+        zero: the balance loss of a dense model.
     """
 
-    balance_loss: Tensor
-    expert_load: Tensor | None
-    routes: tuple[Tensor, ...]
+    def __init__(self, routings: Sequence[Routing], balance_weights: Sequence[float], zero: Tensor) -> None:
+        self._routings = tuple(routings)
+        self._balance_weights = tuple(balance_weights)
+        self._zero = zero
+
+    @cached_property
+    def balance_loss(self) -> Tensor:
+        """Mean over layers of E² · mean_e(f_e · p_e), each times its balance_weight; 0 for a dense model."""
+        pairs = zip(self._balance_weights, self._routings, strict=True)
+        losses = [weight * routing.balance_loss for weight, routing in pairs]
+        return torch.stack(losses).mean() if losses else self._zero
+
+    @cached_property
+    def expert_load(self) -> Tensor | None:
+        """Share of choices each expert got, a row a layer with experts, (F, E); None for a dense model."""
+        loads = [routing.load_E for routing in self._routings]
+        return nn.utils.rnn.pad_sequence(loads, batch_first=True) if loads else None
+
+    @property
+    def routes(self) -> tuple[Tensor, ...]:
+        """Chosen experts (T, K) of each such layer, to be replayed with `routes=`."""
+        return tuple(routing.expert_TK for routing in self._routings)
 
 
 class Loss(NamedTuple):
@@ -68,7 +88,7 @@ class Layer(nn.Module):
         route_TK: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """Returns the new residual stream and, for a mixture of experts, what its router did."""
-        normed_TD = self.norm(x_TD).to(dtype)
+        normed_TD = self.norm(x_TD, dtype=dtype)
         if isinstance(self.mixer, MixtureOfExperts):
             y_TD, routing = self.mixer(normed_TD, layout, route_TK=route_TK)
             return x_TD + y_TD, routing
@@ -162,14 +182,14 @@ class HybridLM(nn.Module):
                 x_TD, routing = layer(x_TD, layout, state, index, dtype, route)
                 if routing is not None:
                     routings.append(routing)
-            x_TD = self.norm(x_TD).to(dtype)
+            x_TD = self.norm(x_TD, dtype=dtype)
         if state is not None:
             state.advance(layout.lengths)
         return x_TD, self._aux(routings)
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Applies the head, which is the embedding when they are tied."""
-        return F.linear(x_TD, self._head().to(x_TD.dtype))
+        return linear(x_TD, self._head())
 
     def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
         """Logits after each document's last token, logits_SV; the others are never computed."""
@@ -219,12 +239,8 @@ class HybridLM(nn.Module):
             mixture.update_bias(load_E)
 
     def _aux(self, routings: list[Routing]) -> Aux:
-        if not routings:
-            return Aux(self.embedding.new_zeros(()), None, ())
         weights = [mixture.config.balance_weight for mixture in self._mixtures()]
-        losses = [weight * routing.balance_loss for weight, routing in zip(weights, routings, strict=True)]
-        loads = nn.utils.rnn.pad_sequence([routing.load_E for routing in routings], batch_first=True)
-        return Aux(torch.stack(losses).mean(), loads, tuple(routing.expert_TK for routing in routings))
+        return Aux(routings, weights, self.embedding.new_zeros(()))
 
     def _check(
         self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None

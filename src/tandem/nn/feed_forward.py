@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear
 from tandem.nn.config import DenseConfig, MoEConfig
-from tandem.ops import SequenceLayout, routed_experts, swiglu
+from tandem.ops import SequenceLayout, route, route_weights, routed_experts, swiglu
 
 
 class Dense(nn.Module):
@@ -51,13 +51,26 @@ class Routing(NamedTuple):
 
     Attributes:
         expert_TK: chosen experts, after recycling.
-        load_E: share of the choices that each expert got; adds up to 1.
-        balance_loss: E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean probability.
+        weight_TK: how much each of them counts; adds up to 1 over K.
+        scores_TE: probabilities of all experts.
     """
 
     expert_TK: Tensor
-    load_E: Tensor
-    balance_loss: Tensor
+    weight_TK: Tensor
+    scores_TE: Tensor
+
+    @property
+    def load_E(self) -> Tensor:
+        """Share of the choices that each expert got; adds up to 1."""
+        E = self.scores_TE.shape[1]
+        count_E = torch.bincount(self.expert_TK.flatten(), minlength=E).to(self.scores_TE.dtype)
+        return count_E / self.expert_TK.numel()
+
+    @property
+    def balance_loss(self) -> Tensor:
+        """E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean probability."""
+        E, K = self.scores_TE.shape[1], self.expert_TK.shape[1]
+        return E**2 * (self.load_E * K * self.scores_TE.mean(0)).mean()
 
 
 class RouterIsland(Float32Island):
@@ -107,23 +120,22 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
-        scores_TE = torch.softmax(x_TD.to(self.island.weight.dtype) @ self.island.weight.t(), dim=-1)
-        expert_TK = self._select(scores_TE) if route_TK is None else route_TK
-        weight_TK = scores_TE.gather(1, expert_TK)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
-        y_TD = routed_experts(x_TD, expert_TK, weight_TK, self.experts.gate_up_EDF, self.experts.down_EFD)
+        routing = self._route(x_TD, route_TK)
+        experts = self.experts
+        y_TD = routed_experts(x_TD, routing.expert_TK, routing.weight_TK, experts.gate_up_EDF, experts.down_EFD)
         if self.shared:
             y_TD = y_TD + self.shared(x_TD, layout)
-        return y_TD, _routing(scores_TE, expert_TK)
+        return y_TD, routing
 
-    def _select(self, scores_TE: Tensor) -> Tensor:
-        biased_TE = scores_TE if self.island.bias_E is None else scores_TE + self.island.bias_E
-        expert_TK = biased_TE.detach().topk(self.config.top_k, dim=-1).indices
-        if self.training and self.config.capacity_factor is not None:
-            T, E = scores_TE.shape
-            capacity = math.ceil(self.config.capacity_factor * self.config.top_k * T / E)
-            return recycle(expert_TK, E, capacity, self.generator)
-        return expert_TK
+    def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:
+        config = self.config
+        routing = Routing(*route(x_TD, self.island.weight, self.island.bias_E, config.top_k))
+        if route_TK is None and self.training and config.capacity_factor is not None:
+            capacity = math.ceil(config.capacity_factor * config.top_k * len(x_TD) / config.experts)
+            route_TK = recycle(routing.expert_TK, config.experts, capacity, self.generator)
+        if route_TK is None:
+            return routing
+        return Routing(route_TK, route_weights(routing.scores_TE, route_TK), routing.scores_TE)
 
     @torch.no_grad()
     def update_bias(self, load_E: Tensor) -> None:
@@ -145,13 +157,6 @@ class MixtureOfExperts(nn.Module):
     def state_spec(self) -> dict[str, tuple[int | str, ...]]:
         """Nothing is kept."""
         return {}
-
-
-def _routing(scores_TE: Tensor, expert_TK: Tensor) -> Routing:
-    (T, K), E = expert_TK.shape, scores_TE.shape[1]
-    count_E = torch.bincount(expert_TK.flatten(), minlength=E).to(scores_TE.dtype)
-    balance = E**2 * (count_E / T * scores_TE.mean(0)).mean()
-    return Routing(expert_TK, count_E / (T * K), balance)
 
 
 def recycle(expert_TK: Tensor, experts: int, capacity: int, generator: torch.Generator | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tandem.nn.base import Float32Island, Linear, RMSNorm
 from tandem.nn.config import MambaConfig
 from tandem.nn.state import SSMSlots
-from tandem.ops import SequenceLayout, causal_conv, conv_halo, conv_step, ssd_chunked, ssd_step
+from tandem.ops import SequenceLayout, causal_conv, conv_halo, mamba_step, ssd_chunked
 
 
 class DecayIsland(Float32Island):
@@ -60,8 +60,10 @@ class Mamba(nn.Module):
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: SSMSlots | None = None) -> Tensor:
         """Mixes tokens; with a state, starts from it and leaves the new one in it."""
         config = self.config
+        if state is not None and layout.is_step:
+            return self.out(self._step(self.into(x_TD), state))
         z_TI, xBC_TC, dt_TH = self.into(x_TD).split([config.inner, config.conv_width, config.heads], dim=-1)
-        inputs = F.silu(self._convolve(xBC_TC, layout, state))
+        inputs = self._convolve(xBC_TC, layout, state)
         x_TI, B_TGN, C_TGN = inputs.split([config.inner, *[config.groups * config.state] * 2], dim=-1)
         dt_TH = F.softplus(dt_TH.to(self.island.dt_bias.dtype) + self.island.dt_bias)
         y_THP = self._scan(
@@ -72,17 +74,24 @@ class Mamba(nn.Module):
             layout,
             state,
         )
-        return self.out(self.norm(y_THP.flatten(1) * F.silu(z_TI)))
+        return self.out(self.norm(y_THP.flatten(1), gate=z_TI))
+
+    def _step(self, projected_SI: Tensor, state: SSMSlots) -> Tensor:
+        island, norm = self.island, self.norm
+        return mamba_step(
+            projected_SI,
+            (self.conv_weight, self.conv_bias),
+            (island.A_log, island.dt_bias, island.D),
+            (norm.weight, norm.eps, norm.groups),
+            state.halo_SWC,
+            state.state_SHPN,
+        )
 
     def _convolve(self, xBC_TC: Tensor, layout: SequenceLayout, state: SSMSlots | None) -> Tensor:
-        weight, bias = self.conv_weight.to(xBC_TC.dtype), self.conv_bias.to(xBC_TC.dtype)
-        if state is None:
-            return causal_conv(xBC_TC, weight, bias, layout)
-        if layout.is_step:
-            return conv_step(xBC_TC, weight, bias, state.halo_SWC)
-        halo = state.halo_SWC
-        state.halo_SWC = conv_halo(xBC_TC, layout, halo)
-        return causal_conv(xBC_TC, weight, bias, layout, halo)
+        halo = None if state is None else state.halo_SWC
+        if state is not None:
+            state.halo_SWC = conv_halo(xBC_TC, layout, state.halo_SWC)
+        return causal_conv(xBC_TC, self.conv_weight, self.conv_bias, layout, halo, silu=True)
 
     def _scan(
         self,
@@ -94,12 +103,10 @@ class Mamba(nn.Module):
         state: SSMSlots | None,
     ) -> Tensor:
         A_H, D_H = -self.island.A_log.exp(), self.island.D
-        if state is None:
-            return ssd_chunked(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H)[0]
-        if layout.is_step:
-            y_THP, state.state_SHPN = ssd_step(x_THP, dt_TH, A_H, B_TGN, C_TGN, D_H, state.state_SHPN)
-        else:
-            y_THP, state.state_SHPN = ssd_chunked(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state.state_SHPN)
+        start = None if state is None else state.state_SHPN
+        y_THP, end_SHPN = ssd_chunked(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, start)
+        if state is not None:
+            state.state_SHPN = end_SHPN
         return y_THP
 
     def flops(self, layout: SequenceLayout) -> int:

@@ -3,8 +3,11 @@
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
-from tandem.ops.experts import experts_reference, grouped_matmul, routed_experts, swiglu
+from tandem.ops.experts import experts_reference, grouped_matmul, route, route_weights, routed_experts, swiglu
 from tandem.ops.layout import SequenceLayout
+from tandem.ops.linear import linear
+from tandem.ops.mamba_step import mamba_step
+from tandem.ops.norm import rms_norm
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
 __all__ = [
@@ -18,7 +21,12 @@ __all__ = [
     "conv_step",
     "experts_reference",
     "grouped_matmul",
+    "linear",
+    "mamba_step",
+    "rms_norm",
     "rotary",
+    "route",
+    "route_weights",
     "routed_experts",
     "ssd_chunked",
     "ssd_reference",

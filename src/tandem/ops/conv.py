@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.conv import conv as cpu_conv
+from tandem.ops.cpu.library import kernels_for
 from tandem.ops.layout import SequenceLayout
 
 
@@ -27,13 +29,20 @@ def causal_conv_reference(
 
 
 def causal_conv(
-    x_TC: Tensor, weight_CW: Tensor, bias_C: Tensor, layout: SequenceLayout, halo: Tensor | None = None
+    x_TC: Tensor,
+    weight_CW: Tensor,
+    bias_C: Tensor,
+    layout: SequenceLayout,
+    halo: Tensor | None = None,
+    *,
+    silu: bool = False,
 ) -> Tensor:
     """Convolves each channel over its own document.
 
     Args:
         weight_CW: taps of each channel, the last one for the current token.
         halo: the W - 1 inputs before each document's first token here, halo_SWC; zeros when None.
+        silu: pass the result through SiLU.
     Returns:
         y_TC, in x's dtype.
     Raises:
@@ -41,7 +50,11 @@ def causal_conv(
     """
     if layout.tokens != x_TC.shape[0]:
         raise ValueError(f"layout.lengths add up to {layout.tokens} tokens but x has {x_TC.shape[0]}")
-    return _CausalConv.apply(x_TC, weight_CW.to(x_TC.dtype), bias_C.to(x_TC.dtype), halo, layout)
+    fixed_halo = halo is None or not (halo.requires_grad or halo.dtype != x_TC.dtype)
+    if fixed_halo and kernels_for(x_TC, weight_CW, bias_C):
+        return cpu_conv(x_TC, weight_CW, bias_C, layout, halo, silu)
+    y_TC = _CausalConv.apply(x_TC, weight_CW.to(x_TC.dtype), bias_C.to(x_TC.dtype), halo, layout)
+    return F.silu(y_TC) if silu else y_TC
 
 
 def conv_step(x_SC: Tensor, weight_CW: Tensor, bias_C: Tensor, halo_SWC: Tensor) -> Tensor:

@@ -6,7 +6,10 @@ Shapes: T tokens, D width, V vocabulary, Q tokens of a block.
 import torch
 from torch import Tensor
 
-_BLOCK_LOGITS = 1 << 23  # 8M logits a block: 16 MB in bf16, inside a server's cache
+from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.pointwise import softmax_gradient as cpu_softmax_gradient
+
+_BLOCK_LOGITS = 1 << 21  # 2M logits a block: 4 MB in bf16, inside the cache that cores share
 
 
 def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -31,16 +34,13 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs else None
         for first in range(0, x_TD.shape[0], block):
             rows = slice(first, first + block)
-            x_QD, weights_Q, targets_Q1 = x_TD[rows], weights_T[rows].to(wide), targets_T[rows, None]
-            logits_QV = torch.mm(x_QD, head_VD.t()).to(wide)
-            norm_Q = logits_QV.logsumexp(-1)
-            total += ((norm_Q - logits_QV.gather(1, targets_Q1)[:, 0]) * weights_Q).sum()
+            x_QD, weights_Q, targets_Q = x_TD[rows], weights_T[rows].to(wide), targets_T[rows]
+            logits_QV = torch.mm(x_QD, head_VD.t())
+            nll_Q, grad_QV = _softmax_gradient(logits_QV, targets_Q, weights_Q)
+            total += (nll_Q * weights_Q).sum()
             if grad_x_TD is not None and grad_head_VD is not None:
-                grad_QV = logits_QV.sub_(norm_Q[:, None]).exp_().mul_(weights_Q[:, None])
-                grad_QV.scatter_add_(1, targets_Q1, -weights_Q[:, None])
-                narrow_QV = grad_QV.to(x_TD.dtype)
-                torch.mm(narrow_QV, head_VD, out=grad_x_TD[rows])
-                grad_head_VD += torch.mm(narrow_QV.t(), x_QD)
+                torch.mm(grad_QV, head_VD, out=grad_x_TD[rows])
+                grad_head_VD += torch.mm(grad_QV.t(), x_QD)
         if needs:
             ctx.save_for_backward(grad_x_TD, grad_head_VD)
             ctx.head_dtype = head_VD.dtype
@@ -50,3 +50,18 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
         grad_x_TD, grad_head_VD = ctx.saved_tensors
         return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None
+
+
+def _softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """-log softmax(logits)[target] in float32 or wider, and weight · (softmax - one hot) in the logits' dtype.
+
+    The logits' memory is used up.
+    """
+    if kernels_for(logits_QV, weights_Q):
+        return cpu_softmax_gradient(logits_QV, targets_Q, weights_Q), logits_QV
+    wide_QV = logits_QV.to(weights_Q.dtype)
+    norm_Q = wide_QV.logsumexp(-1)
+    nll_Q = norm_Q - wide_QV.gather(1, targets_Q[:, None])[:, 0]
+    grad_QV = wide_QV.sub_(norm_Q[:, None]).exp_().mul_(weights_Q[:, None])
+    grad_QV.scatter_add_(1, targets_Q[:, None], -weights_Q[:, None])
+    return nll_Q, grad_QV.to(logits_QV.dtype)

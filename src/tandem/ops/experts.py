@@ -1,15 +1,28 @@
 """Routed SwiGLU experts: tokens sorted by expert, so that each expert is one matrix product.
 
-Shapes: T tokens, K experts a token, R = T K rows (one a token and chosen expert), E experts, D width, F expert width.
+Shapes: T tokens, K experts a token, R rows (one a token and chosen expert, and some padding), E experts, D width, F expert
+width.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.decode import experts_are_supported, experts_step, route_step, step_is_supported
+from tandem.ops.cpu.experts import gather_sum as cpu_gather_sum
+from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
+from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
+
+
+_ROW_BLOCK = 32
+_FEW = 32  # tokens whose experts a CPU handles one choice at a time
+
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up, the two stored side by side in the last dimension."""
+    if kernels_for(gate_up):
+        return cpu_swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
@@ -25,6 +38,30 @@ def experts_reference(
     return torch.stack(rows)
 
 
+def route(
+    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chooses experts by softmax(x Wᵀ), in the weight's dtype.
+
+    Args:
+        bias_E: added to the scores that select, not to those that weigh; nothing is added when None.
+    Returns:
+        expert_TK, the chosen experts; weight_TK, their scores renormalized to add up to 1; scores_TE.
+    """
+    if len(x_TD) <= _FEW and weight_ED.dtype == torch.float32 and step_is_supported(x_TD, weight_ED):
+        return route_step(x_TD, weight_ED, bias_E, top_k)
+    scores_TE = torch.softmax(x_TD.to(weight_ED.dtype) @ weight_ED.t(), dim=-1)
+    ranked_TE = scores_TE if bias_E is None else scores_TE + bias_E
+    expert_TK = ranked_TE.detach().topk(top_k, dim=-1).indices
+    return expert_TK, route_weights(scores_TE, expert_TK), scores_TE
+
+
+def route_weights(scores_TE: Tensor, expert_TK: Tensor) -> Tensor:
+    """Scores of the chosen experts, renormalized to add up to 1."""
+    weight_TK = scores_TE.gather(1, expert_TK)
+    return weight_TK / weight_TK.sum(-1, keepdim=True)
+
+
 def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
@@ -33,15 +70,68 @@ def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_E
     Returns:
         y_TD, in x's dtype.
     """
-    T, K = expert_TK.shape
-    order_R = expert_TK.flatten().argsort(stable=True)
-    counts = torch.bincount(expert_TK.flatten(), minlength=gate_up_EDF.shape[0]).tolist()
-    rows_RD = x_TD.index_select(0, order_R // K)
+    few = len(x_TD) <= _FEW and experts_are_supported(gate_up_EDF, down_EFD)
+    if few and step_is_supported(x_TD, gate_up_EDF, down_EFD):
+        return experts_step(x_TD, expert_TK, weight_TK, gate_up_EDF, down_EFD)
+    counts, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0])
+    rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
     hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, counts))
-    y_RD = grouped_matmul(hidden_RF, down_EFD, counts)
-    place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(T * K, device=order_R.device))
-    y_TKD = y_RD.index_select(0, place_R).view(T, K, -1)
-    return torch.matmul(weight_TK.to(x_TD.dtype)[:, None], y_TKD)[:, 0]
+    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, counts), place_TK, weight_TK)
+
+
+def _sort_by_expert(expert_TK: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
+    """Rows of each expert, the token of each row, and the row of each choice.
+
+    An expert with many rows gets a multiple of 32; the rows that no choice takes repeat token 0. Otherwise every batch
+    brings matrix shapes never seen, and a CPU's library takes longer to generate code for one than to multiply.
+    """
+    chosen_R = expert_TK.flatten()
+    order_R = chosen_R.argsort(stable=True)
+    counts = torch.bincount(chosen_R, minlength=experts).tolist()
+    padded = [-(-n // _ROW_BLOCK) * _ROW_BLOCK if n > _ROW_BLOCK else n for n in counts]
+    shifts = [sum(padded[:e]) - sum(counts[:e]) for e in range(experts)]
+    rank_R = torch.arange(len(order_R), device=chosen_R.device)
+    row_R = rank_R + torch.tensor(shifts, device=chosen_R.device)[chosen_R[order_R]]
+    place_R = torch.empty_like(order_R).scatter_(0, order_R, row_R)
+    token_R = order_R.new_zeros(sum(padded)).index_copy_(0, row_R, order_R // expert_TK.shape[1])
+    return padded, token_R, place_R.view_as(expert_TK)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Rows sorted by expert; the gradient of a token is gathered from its rows, where autograd would scatter."""
+
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, token_R: Tensor, place_TK: Tensor):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(place_TK)
+        return x_TD.index_select(0, token_R)
+
+    @staticmethod
+    def backward(ctx, grad_RD: Tensor):  # noqa: ANN001, ANN205
+        (place_TK,) = ctx.saved_tensors
+        if kernels_for(grad_RD):
+            return cpu_gather_sum(grad_RD, place_TK, None), None, None
+        return grad_RD[place_TK].sum(1), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """y_t = Σ_k weight[t, k] · rows[place[t, k]], summed in the weights' dtype."""
+
+    @staticmethod
+    def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(rows_RD, place_TK, weight_TK)
+        if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
+            return cpu_gather_sum(rows_RD, place_TK, weight_TK)
+        return (rows_RD[place_TK] * weight_TK[..., None]).sum(1).to(rows_RD.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_TD: Tensor):  # noqa: ANN001, ANN205
+        rows_RD, place_TK, weight_TK = ctx.saved_tensors
+        if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
+            d_rows_RD, d_weight_TK = cpu_scatter_gradient(grad_TD, rows_RD, place_TK, weight_TK)
+            return d_rows_RD, None, d_weight_TK
+        d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
+        d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
+        return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), None, d_weight_TK
 
 
 def grouped_matmul(x_RD: Tensor, w_EDF: Tensor, counts: list[int]) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.ssd import ssd as cpu_ssd
 from tandem.ops.layout import SequenceLayout
 
 
@@ -97,10 +99,13 @@ def ssd_chunked(
 ) -> tuple[Tensor, Tensor]:
     """The same result as `ssd_reference`, as matrix products on chunks of `layout.chunk` tokens.
 
-    Matrix products run in x's dtype; decays, chunk states and their recurrence in float32 or wider.
+    Matrix products run in x's dtype (on a CPU, by a C++ kernel, in float32); decays, chunk states and their recurrence in
+    float32 or wider.
     Arguments, returned values and errors are those of `ssd_reference`.
     """
     _check(x_THP, dt_TH, B_TGN, layout, state)
+    if x_THP.dtype == B_TGN.dtype == C_TGN.dtype and kernels_for(x_THP, dt_TH, A_H, D_H, state):
+        return cpu_ssd(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state)
     wide = _wide(x_THP, dt_TH)
     H, G, N = x_THP.shape[1], B_TGN.shape[1], B_TGN.shape[2]
     C, Q, R = layout.chunks, layout.chunk, H // G

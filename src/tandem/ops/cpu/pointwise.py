@@ -1,0 +1,98 @@
+"""RMSNorm with a gate, SwiGLU and the softmax of a cross-entropy as C++ kernels (kernels/pointwise.cpp).
+
+Shapes: T tokens, D width, F expert width, V vocabulary, Q tokens of a block.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from tandem.ops.cpu.library import call, int64s, is_narrow
+
+# (dtype in, dtype out) of a norm, in the numbering of the kernel.
+_FORMS = {
+    (torch.float32, torch.float32): 0,
+    (torch.bfloat16, torch.bfloat16): 1,
+    (torch.float32, torch.bfloat16): 2,
+}
+
+
+def norm_is_supported(dtype_in: torch.dtype, dtype_out: torch.dtype) -> bool:
+    """Whether the kernel has this pair of formats."""
+    return (dtype_in, dtype_out) in _FORMS
+
+
+def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`rms_norm` for the supported formats; x and gate have one dtype."""
+    return _Norm.apply(x, weight_D.float(), eps, groups, gate, dtype)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) · up of the last dimension's halves, for float32 or bfloat16."""
+    return _SwiGLU.apply(gate_up)
+
+
+def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
+    """Writes weight · (softmax - one hot of the target) over the logits, in place.
+
+    Returns:
+        nll_Q, -log softmax(logits)[target], in float32.
+    """
+    nll_Q = torch.empty(len(logits_QV))
+    Q, V = logits_QV.shape
+    call(
+        "tandem_softmax_gradient",
+        *(ctypes.c_int64(Q), ctypes.c_int64(V), is_narrow(logits_QV)),
+        *(logits_QV, targets_Q.contiguous(), weights_Q.float().contiguous(), nll_Q),
+    )
+    return nll_Q
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight_D, eps, groups, gate, dtype):  # noqa: ANN001, ANN205
+        x_TD, gate_TD = _as_rows(x), None if gate is None else _as_rows(gate)
+        weight = weight_D.contiguous()
+        T, D = x_TD.shape
+        sizes = int64s(T, D, groups, x_TD.stride(0), 0 if gate_TD is None else gate_TD.stride(0))
+        ctx.tables = (sizes, ctypes.c_float(eps), ctypes.c_int(_FORMS[x.dtype, dtype]))
+        ctx.save_for_backward(x_TD, gate_TD, weight)
+        ctx.shape = x.shape
+        y = torch.empty(x.shape, dtype=dtype)
+        call("tandem_norm_forward", *ctx.tables, x_TD, gate_TD, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):  # noqa: ANN001, ANN205
+        x_TD, gate_TD, weight = ctx.saved_tensors
+        dx = torch.empty(ctx.shape, dtype=x_TD.dtype)
+        d_gate = None if gate_TD is None else torch.empty_like(dx)
+        partial = torch.zeros(torch.get_num_threads(), len(weight))
+        call("tandem_norm_backward", *ctx.tables, x_TD, gate_TD, weight, dy.contiguous(), dx, d_gate, partial)
+        return dx, partial.sum(0), None, None, d_gate, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate_up):  # noqa: ANN001, ANN205
+        given = gate_up.contiguous()
+        ctx.save_for_backward(given)
+        F = given.shape[-1] // 2
+        y = torch.empty(*given.shape[:-1], F, dtype=given.dtype)
+        ctx.sizes = (ctypes.c_int64(y.numel() // F), ctypes.c_int64(F), is_narrow(given))
+        call("tandem_swiglu_forward", *ctx.sizes, given, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):  # noqa: ANN001, ANN205
+        (given,) = ctx.saved_tensors
+        d_given = torch.empty_like(given)
+        call("tandem_swiglu_backward", *ctx.sizes, given, dy.contiguous(), d_given)
+        return d_given
+
+
+def _as_rows(t: Tensor) -> Tensor:
+    """(T, D) with neighbors side by side; rows may lie apart, as in a slice of a projection."""
+    rows = t if t.ndim == 2 else t.reshape(-1, t.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
