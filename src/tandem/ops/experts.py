@@ -14,7 +14,6 @@ from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
 
-
 _ROW_BLOCK = 32
 _FEW = 32  # tokens whose experts a CPU handles one choice at a time
 
@@ -38,9 +37,7 @@ def experts_reference(
     return torch.stack(rows)
 
 
-def route(
-    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def route(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Chooses experts by softmax(x Wᵀ), in the weight's dtype.
 
     Args:

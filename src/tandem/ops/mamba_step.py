@@ -46,9 +46,14 @@ def mamba_step(
     x_SI, B_SGN, C_SGN = mixed_SC.split([H * P, (C - H * P) // 2, (C - H * P) // 2], dim=-1)
     dt_SH = F.softplus(dt_SH.to(dt_bias_H.dtype) + dt_bias_H)
     y_SHP, new_SHPN = ssd_step(
-        x_SI.unflatten(1, (H, P)), dt_SH, -A_log_H.exp(), B_SGN.unflatten(1, (-1, N)), C_SGN.unflatten(1, (-1, N)), D_H, state_SHPN
+        x_SI.unflatten(1, (H, P)),
+        dt_SH,
+        -A_log_H.exp(),
+        B_SGN.unflatten(1, (-1, N)),
+        C_SGN.unflatten(1, (-1, N)),
+        D_H,
+        state_SHPN,
     )
     state_SHPN.copy_(new_SHPN)
     weight_I, eps, groups = norm
     return rms_norm(y_SHP.flatten(1), weight_I, eps, groups=groups, gate=z_SI)
-

@@ -21,7 +21,7 @@ def rms_norm(
     gate: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """u / sqrt(mean(u²) + eps) · weight over each of `groups` equal parts of the last dimension.
+    """U / sqrt(mean(u²) + eps) · weight over each of `groups` equal parts of the last dimension.
 
     Args:
         gate: u is x · silu(gate) when given (the gated norm of Mamba-2), else x.

@@ -40,7 +40,7 @@ def experts_are_supported(gate_up_EDF: Tensor, down_EFD: Tensor) -> bool:
 
 
 def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
-    """x Wᵀ over the last dimension, in x's dtype."""
+    """X Wᵀ over the last dimension, in x's dtype."""
     rows = x.contiguous()
     O, D = weight_OD.shape
     y = torch.empty(*x.shape[:-1], O, dtype=x.dtype)
@@ -49,9 +49,7 @@ def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     return y
 
 
-def route_step(
-    x_SD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def route_step(x_SD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """`tandem.ops.route` for a few tokens."""
     (S, D), E = x_SD.shape, len(weight_ED)
     expert_SK, weight_SK, scores_SE = torch.empty(S, top_k, dtype=torch.long), torch.empty(S, top_k), torch.empty(S, E)

@@ -20,9 +20,7 @@ def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> T
     return y_TD
 
 
-def scatter_gradient(
-    grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor
-) -> tuple[Tensor, Tensor]:
+def scatter_gradient(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `gather_sum` to rows (R, D) and to weights (T, K), in one pass."""
     d_rows_RD, d_weight_TK = torch.zeros_like(rows_RD), torch.empty_like(weight_TK)
     given = (rows_RD, place_TK, weight_TK.contiguous(), grad_TD.contiguous(), d_rows_RD, d_weight_TK)

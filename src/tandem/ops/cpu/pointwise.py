@@ -4,6 +4,7 @@ Shapes: T tokens, D width, F expert width, V vocabulary, Q tokens of a block.
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ def norm_is_supported(dtype_in: torch.dtype, dtype_out: torch.dtype) -> bool:
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`rms_norm` for the supported formats; x and gate have one dtype."""
-    return _Norm.apply(x, weight_D.float(), eps, groups, gate, dtype)
+    if torch.is_grad_enabled():
+        return _Norm.apply(x, weight_D.float(), eps, groups, gate, dtype)
+    return _norm(x, weight_D.float(), eps, groups, gate, dtype)[0]  # a decode step feels the cost of `apply`
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up of the last dimension's halves, for float32 or bfloat16."""
-    return _SwiGLU.apply(gate_up)
+    return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else _swiglu(gate_up)[0]
 
 
 def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
@@ -49,18 +52,34 @@ def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) ->
     return nll_Q
 
 
+def _norm(
+    x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor], tuple[Any, ...]]:
+    """The result, the tensors that were read, and the sizes, both in the form that the kernels take."""
+    read = (_as_rows(x), None if gate is None else _as_rows(gate), weight_D.contiguous())
+    T, D = read[0].shape
+    sizes = int64s(T, D, groups, read[0].stride(0), 0 if read[1] is None else read[1].stride(0))
+    tables = (sizes, ctypes.c_float(eps), ctypes.c_int(_FORMS[x.dtype, dtype]))
+    y = torch.empty(x.shape, dtype=dtype)
+    call("tandem_norm_forward", *tables, *read, y)
+    return y, read, tables
+
+
+def _swiglu(gate_up: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+    read = gate_up.contiguous()
+    F = read.shape[-1] // 2
+    y = torch.empty(*read.shape[:-1], F, dtype=read.dtype)
+    sizes = (ctypes.c_int64(y.numel() // F), ctypes.c_int64(F), is_narrow(read))
+    call("tandem_swiglu_forward", *sizes, read, y)
+    return y, read, sizes
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight_D, eps, groups, gate, dtype):  # noqa: ANN001, ANN205
-        x_TD, gate_TD = _as_rows(x), None if gate is None else _as_rows(gate)
-        weight = weight_D.contiguous()
-        T, D = x_TD.shape
-        sizes = int64s(T, D, groups, x_TD.stride(0), 0 if gate_TD is None else gate_TD.stride(0))
-        ctx.tables = (sizes, ctypes.c_float(eps), ctypes.c_int(_FORMS[x.dtype, dtype]))
-        ctx.save_for_backward(x_TD, gate_TD, weight)
+        y, read, ctx.tables = _norm(x, weight_D, eps, groups, gate, dtype)
+        ctx.save_for_backward(*read)
         ctx.shape = x.shape
-        y = torch.empty(x.shape, dtype=dtype)
-        call("tandem_norm_forward", *ctx.tables, x_TD, gate_TD, weight, y)
         return y
 
     @staticmethod
@@ -76,12 +95,8 @@ class _Norm(torch.autograd.Function):
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate_up):  # noqa: ANN001, ANN205
-        given = gate_up.contiguous()
-        ctx.save_for_backward(given)
-        F = given.shape[-1] // 2
-        y = torch.empty(*given.shape[:-1], F, dtype=given.dtype)
-        ctx.sizes = (ctypes.c_int64(y.numel() // F), ctypes.c_int64(F), is_narrow(given))
-        call("tandem_swiglu_forward", *ctx.sizes, given, y)
+        y, read, ctx.sizes = _swiglu(gate_up)
+        ctx.save_for_backward(read)
         return y
 
     @staticmethod

@@ -25,19 +25,22 @@ inline float total(Vector v) {
   return sum;
 }
 
-// R rows of weights times one vector.
-template <int R, class W>
-inline void dots(const float* x, const W* w, int64_t D, float* y) {
-  Vector sum[R] = {};
+// R rows of weights times X vectors; y[x * O + r].
+template <int R, int X, class W>
+inline void dots(const float* x, const W* w, int64_t D, float* y, int64_t O) {
+  Vector sum[X][R] = {};
   int64_t d = 0;
-  for (; d + LANES <= D; d += LANES) {
-    const Vector left = widened(x + d);
-    for (int r = 0; r < R; ++r) sum[r] += left * widened(w + r * D + d);
-  }
-  for (int r = 0; r < R; ++r) {
-    y[r] = total(sum[r]);
-    for (int64_t rest = d; rest < D; ++rest) y[r] += x[rest] * widen(w[r * D + rest]);
-  }
+  for (; d + LANES <= D; d += LANES)
+    for (int r = 0; r < R; ++r) {
+      const Vector right = widened(w + r * D + d);
+      for (int i = 0; i < X; ++i) sum[i][r] += widened(x + i * D + d) * right;
+    }
+  for (int i = 0; i < X; ++i)
+    for (int r = 0; r < R; ++r) {
+      float value = total(sum[i][r]);
+      for (int64_t rest = d; rest < D; ++rest) value += x[i * D + rest] * widen(w[r * D + rest]);
+      y[i * O + r] = value;
+    }
 }
 
 template <class T>
@@ -47,22 +50,28 @@ std::vector<float> widened_rows(const T* x, int64_t count) {
   return wide;
 }
 
-// y = x w^T for w of O rows.
+// y = x w^T for w of O rows; weights are read once for up to 4 documents.
 template <class T, class W>
 void linear(int64_t S, int64_t D, int64_t O, const T* x, const W* w, T* y) {
-  constexpr int R = 8;
+  constexpr int R = 4, X = 4;
   const auto wide = widened_rows(x, S * D);
 #pragma omp parallel for schedule(static) if (O * D > ALONE)
-  for (int64_t o = 0; o < O; o += R)
-    for (int64_t s = 0; s < S; ++s) {
-      float out[R];
-      const int64_t count = std::min<int64_t>(R, O - o);
-      if (count == R)
-        dots<R>(wide.data() + s * D, w + o * D, D, out);
+  for (int64_t o = 0; o < O; o += R) {
+    const int64_t rows = std::min<int64_t>(R, O - o);
+    for (int64_t s = 0, step; s < S; s += step) {
+      const float* from = wide.data() + s * D;
+      float out[X * R];
+      step = rows == R && S - s >= X ? X : 1;
+      if (step == X)
+        dots<R, X>(from, w + o * D, D, out, R);
+      else if (rows == R)
+        dots<R, 1>(from, w + o * D, D, out, R);
       else
-        for (int64_t r = 0; r < count; ++r) dots<1>(wide.data() + s * D, w + (o + r) * D, D, out + r);
-      for (int64_t r = 0; r < count; ++r) y[s * O + o + r] = narrow<T>(out[r]);
+        for (int64_t r = 0; r < rows; ++r) dots<1, 1>(from, w + (o + r) * D, D, out + r, 1);
+      for (int64_t i = 0; i < step; ++i)
+        for (int64_t r = 0; r < rows; ++r) y[(s + i) * O + o + r] = narrow<T>(out[i * R + r]);
     }
+  }
 }
 
 // sum += x w for `count` rows of w, each `stride` apart, over V vectors of columns.
@@ -210,7 +219,7 @@ void route(int64_t S, int64_t D, int64_t E, int64_t K, const T* x, const float* 
   std::vector<float> rank(E);
   for (int64_t s = 0; s < S; ++s) {
     float* score = scores + s * E;
-    for (int64_t e = 0; e < E; ++e) dots<1>(wide.data() + s * D, w + e * D, D, score + e);
+    for (int64_t e = 0; e < E; ++e) dots<1, 1>(wide.data() + s * D, w + e * D, D, score + e, 1);
     const float top = *std::max_element(score, score + E);
     float sum = 0;
     for (int64_t e = 0; e < E; ++e) sum += score[e] = fast_exp(score[e] - top);

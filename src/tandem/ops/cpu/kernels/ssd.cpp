@@ -152,7 +152,7 @@ struct Gradients {
 
 // One chunk of one head, backwards. `flow` is the gradient of the state that leaves the chunk, (n, p).
 struct Backward : Tiles {
-  float *M, *dM, *dK, *xt, *g, *dx, *BG, *dB, *dC, *tile, *Cs, *flipped, *column, *row, *diagonal, *u, *v;
+  float *M, *dM, *dK, *xt, *g, *dx, *BG, *dB, *dC, *tile, *Cs, *flipped, *column, *open, *pairs, *u, *v;
   float passing;  // gradient of the log-decay of the whole chunk
   static size_t floats(int q, int p, int n) {
     return Tiles::floats(q, p, n) + 3 * q * q + 4 * q * p + 4 * q * n + n * p + 5 * q + 512;
@@ -161,7 +161,7 @@ struct Backward : Tiles {
     M = s.take(q * q), dM = s.take(q * q), dK = s.take(q * q);
     xt = s.take(p * q), g = s.take(q * p), dx = s.take(q * p), BG = s.take(q * p);
     dB = s.take(q * n), dC = s.take(q * n), tile = s.take(q * n), Cs = s.take(q * n), flipped = s.take(n * p);
-    column = s.take(q), row = s.take(q), diagonal = s.take(q), u = s.take(q), v = s.take(q);
+    column = s.take(q), open = s.take(q), pairs = s.take(q), u = s.take(q), v = s.take(q);
   }
   void start_chunk() {
     std::memset(dK, 0, q * q * 4), std::memset(dB, 0, q * n * 4), std::memset(dC, 0, q * n * 4);
@@ -173,20 +173,29 @@ struct Backward : Tiles {
     std::memset(M, 0, q * q * 4), std::memset(column, 0, q * 4);
     for (int i = 0; i < q; ++i) {
       next_decays(i);
-      const float *k = K + i * q, *d = dM + i * q;
-      float *m = M + i * q, *dk = dK + i * q, sum = 0;
+      const float* k = K + i * q;
+      float *m = M + i * q, *d = dM + i * q, *dk = dK + i * q;
       for (int j = 0; j <= i; ++j) {
         const float through = L[j] * d[j], pull = through * k[j];
         m[j] = k[j] * L[j] * dt[j];
         dk[j] += through * dt[j];
         column[j] += pull;
-        sum += pull * dt[j];
+        d[j] = pull * dt[j];  // gradient of the logarithm of L_ij
       }
-      diagonal[i] = d[i] * k[i];
-      row[i] = sum - diagonal[i] * dt[i];
     }
+    sum_pairs();
     scale(g, skip, q * p, dx);
     for (int j = 0; j < q; j += BAND) product<true>(BAND, p, q - j, M + j * q + j, q, g + j * p, p, dx + j * p, p, true);
+  }
+  // pairs_k: sum over j < k <= i of the gradients of log L_ij. Differences of row and column sums would cancel.
+  void sum_pairs() {
+    std::memset(open, 0, q * 4);
+    pairs[0] = 0;
+    for (int k = q - 1; k > 0; --k) {
+      float sum = 0;
+      for (int j = 0; j < k; ++j) sum += open[j] += dM[k * q + j];
+      pairs[k] = sum;
+    }
   }
   // The state behind the chunk: sum_j e_j dt_j B_j x_j.
   void behind(const float* flow) {
@@ -216,14 +225,13 @@ struct Backward : Tiles {
   // Gradients of dt (written with `stride`) and of the head's rate A (returned). The log-decay a_k = dt_k A enters all
   // pairs j < k <= i, f_i for i >= k, e_j for j < k, and the passage of the state.
   float decays(int rows, float rate, float* d_dt, int64_t stride) {
-    float later = 0, pairs = 0, earlier = 0, d_rate = 0;
-    for (int i = 0; i < q; ++i) later += v[i];
+    double d_rate = 0;  // contributions of both signs cancel
+    float earlier = 0;
+    for (int i = q - 2; i >= 0; --i) v[i] += v[i + 1];
     for (int i = 0; i < rows; ++i) {
-      const float d_decay = pairs + later + earlier + passing;
+      const float d_decay = pairs[i] + v[i] + earlier + passing;
       d_dt[i * stride] = rate * d_decay + column[i] + e[i] * u[i];
       d_rate += d_decay * dt[i];
-      pairs += dt[i] * (column[i] - diagonal[i]) - row[i];
-      later -= v[i];
       earlier += e[i] * dt[i] * u[i];
     }
     return d_rate;
