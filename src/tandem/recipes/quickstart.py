@@ -64,6 +64,12 @@ class QuickstartConfig:
     bundle: bool = False
     """Also store the model inside the package as the bundled checkpoint `nano`, in bf16 (for `make nano`)."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens"):
+            # Here, because fetching text comes before the training that would refuse it.
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
+
 
 def run_quickstart(config: QuickstartConfig) -> Path | None:
     """Fetches, trains, measures, reports; returns the model directory, or None when it was interrupted.
