@@ -32,6 +32,8 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TANDEM_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("tandem.recipes.quickstart.TrainConfig", functools.partial(TrainConfig, compile="off"))
+        # The report of training is drawn again with the summary, and drawing takes longer than the rest of these runs.
+        patch.setattr("tandem.recipes.pretrain.write_report", lambda run_dir: run_dir / "report.html")
         patch.setattr(hub, "__file__", str(tmp_path_factory.mktemp("hub") / "__init__.py"))
         yield patch
 
@@ -146,9 +148,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
         return step(task, batch)
 
     monkeypatch.setattr(LanguageModelTask, "step", interrupted)
-    for module in ("pretrain", "quickstart"):
-        # Drawing takes longer than the rest of these runs.
-        monkeypatch.setattr(f"tandem.recipes.{module}.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("tandem.recipes.quickstart.write_report", lambda run_dir: run_dir / "report.html")
     assert run_quickstart(again) is None
     assert len(batches) == 2
     assert not (again.run_dir / "model").exists()
