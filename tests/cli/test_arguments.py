@@ -43,9 +43,10 @@ def test_options_become_the_dataclass():
             ["x", "--inner.count", "0"],
             "inner.count=0 must be 1 or more, because a message may be longer than a line; see tandem greet --help",
         ),
-        (["x", "--sizes", "4"], "Unrecognized options: --sizes"),
-        (["x", "--size", "many"], "many"),
-        ([], "STR What to greet."),
+        (["x", "--sizes", "4"], "--sizes is unknown; did you mean --size?"),
+        (["x", "--size", "many"], "--size='many' is not a whole number; give one"),
+        (["x", "--size"], "--size has no value; give one"),
+        ([], "STR is missing"),
     ],
 )
 def test_a_mistake_is_one_line(typed: list[str], message: str, capsys: pytest.CaptureFixture[str]):

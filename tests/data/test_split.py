@@ -43,6 +43,16 @@ def test_validation_is_at_most_a_share_of_a_small_corpus():
     assert len(splits["validation"]) == 10
 
 
+def test_the_beginning_of_each_split_is_a_fair_sample():
+    """Of documents that are groups of their own, beside groups of many; the counts have a binomial spread."""
+    many = corpus([[100] * 20] * 100)
+    alone = [Document(text="x" * 100, source=f"alone/{k}", group=f"alone/{k}") for k in range(1000)]
+    for part in split_documents([*many, *alone], largest_share=0.5).values():
+        half = [document.source.startswith("alone") for document in part[: len(part) // 2]]
+        share = sum(document.source.startswith("alone") for document in part) / len(part)
+        assert sum(half) / len(half) == pytest.approx(share, abs=4 * (share * (1 - share) / len(half)) ** 0.5)
+
+
 def test_empty_and_single_group_corpora_are_refused():
     with pytest.raises(ValueError, match="is an empty corpus"):
         split_documents([])

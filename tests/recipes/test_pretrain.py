@@ -1,7 +1,6 @@
 """Pretraining end to end on random sentences with a model of every kind of layer."""
 
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 from tandem import hub
 from tandem.data import Document, Tokenizer, write_shards
 from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
-from tandem.recipes.pretrain import PretrainConfig, pretrain, read_model_config, read_stages
+from tandem.recipes.pretrain import PretrainConfig, read_model_config, read_stages, run_pretraining
 from tandem.report import read_metrics
 from tandem.train import OptimizerConfig, ScheduleConfig, Stage, TrainConfig
 
@@ -76,9 +75,7 @@ def one_thread():
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Drawing takes longer than these runs; one test keeps it."""
     if request.node.name != "test_a_run_leaves_everything_behind":
-        # The room's door has a function of the module's name, so that dotted names find that instead.
-        module = importlib.import_module("tandem.recipes.pretrain")
-        monkeypatch.setattr(module, "write_report", lambda run_dir: run_dir)
+        monkeypatch.setattr("tandem.recipes.pretrain.write_report", lambda run_dir: run_dir)
 
 
 @pytest.fixture
@@ -122,7 +119,7 @@ def assert_same_run(left: Path, right: Path):
 
 
 def test_a_run_leaves_everything_behind(config: PretrainConfig, shards: Path):
-    result = pretrain(config)
+    result = run_pretraining(config)
     assert (result.reason, result.step, result.run_dir) == ("finished", 24, config.run_dir)
     assert result.counts == {"tokens": 24 * 64}
     names = {path.name for path in config.run_dir.iterdir()}
@@ -139,7 +136,7 @@ def test_a_run_leaves_everything_behind(config: PretrainConfig, shards: Path):
 
 def test_validation_is_the_saved_models_bits_per_byte(config: PretrainConfig, shards: Path):
     """Against a sum over single documents, each read alone by the saved model."""
-    result = pretrain(replace(config, context=64))
+    result = run_pretraining(replace(config, context=64))
     model, tokenizer, _ = hub.load(config.run_dir / "model")
     nats, size, tokens = 0.0, 0, 0
     for document in documents(12, 2):
@@ -164,32 +161,32 @@ def layout_of(length: int) -> Any:
 
 
 def test_a_finished_run_stays_finished_and_can_be_made_longer(config: PretrainConfig):
-    pretrain(config)
+    run_pretraining(config)
     before = (config.run_dir / "metrics.jsonl").read_bytes()
-    assert pretrain(config).step == 24
+    assert run_pretraining(config).step == 24
     assert (config.run_dir / "metrics.jsonl").read_bytes() == before
     longer = replace(config, train=replace(config.train, steps=30, log_every=2))
-    assert pretrain(longer).step == 30
+    assert run_pretraining(longer).step == 30
     assert rows(config.run_dir, "train")[-1]["step"] == 30
 
 
 def test_other_settings_are_refused(config: PretrainConfig):
     short = replace(config, train=replace(config.train, steps=5))
-    pretrain(short)
+    run_pretraining(short)
     with pytest.raises(ValueError, match=r"train.optimizer.lr=0.5 but run_dir=.* was started with .*=0.02; use that"):
-        pretrain(replace(short, train=replace(short.train, optimizer=OptimizerConfig(lr=0.5))))
+        run_pretraining(replace(short, train=replace(short.train, optimizer=OptimizerConfig(lr=0.5))))
     with pytest.raises(ValueError, match=r"context=16 but run_dir=.* was started with context=32"):
-        pretrain(replace(short, context=16))
+        run_pretraining(replace(short, context=16))
 
 
 # Forks children that train, and kills them; the parent has loaded everything that a child needs.
 KILLED_RUNS = """
-import importlib, json, os, random, signal, sys, time
+import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
+import tandem.recipes.pretrain as recipe
 from tandem.train import OptimizerConfig, ScheduleConfig, TrainConfig
 
-recipe = importlib.import_module("tandem.recipes.pretrain")
 torch.set_num_threads(1)
 arguments = json.loads(sys.argv[1])
 
@@ -201,7 +198,7 @@ def train(name):
                            checkpoint_every=2, validate_every=8, log_every=1, compile="off")
     config = recipe.PretrainConfig(run_dir=Path(arguments["root"], name), data=(Path(arguments["data"]),),
                                    model=arguments["model"], context=32, batch_tokens=64, train=settings)
-    recipe.pretrain(config)
+    recipe.run_pretraining(config)
 
 started = time.perf_counter()
 train("whole")
@@ -288,7 +285,7 @@ def stage(name: str, **changes: Any) -> Stage:
 def test_a_curriculum_changes_alpha_and_goes_on_in_its_stage(config: PretrainConfig):
     stages = (stage("base"), stage("annealing", cut=False, lr=1e-3), stage("long", context=64, rope_alpha=50.0))
     curriculum = replace(config, stages=stages)
-    result = pretrain(curriculum)
+    result = run_pretraining(curriculum)
     assert (result.step, result.reason, result.run_dir) == (6, "finished", config.run_dir)
     assert [row["stage"] for row in rows(config.run_dir, "train")] == [s.name for s in stages for _ in range(6)]
     model, _, architecture = hub.load(config.run_dir / "model")
@@ -297,7 +294,7 @@ def test_a_curriculum_changes_alpha_and_goes_on_in_its_stage(config: PretrainCon
     assert model is not None
     cut = replace(curriculum, run_dir=config.run_dir.with_name("cut"))
     budget = replace(cut, train=replace(cut.train, max_seconds=0.05))
-    while pretrain(budget).reason != "finished":
+    while run_pretraining(budget).reason != "finished":
         budget = replace(budget, train=replace(budget.train, max_seconds=(budget.train.max_seconds or 1) * 1.5))
     assert_same_run(cut.run_dir, config.run_dir)
 
@@ -342,7 +339,7 @@ def small_vocabulary(config: PretrainConfig) -> PretrainConfig:
 )
 def test_mistakes_are_one_line_and_start_no_run(config: PretrainConfig, spoil: Callable[..., Any], message: str):
     with pytest.raises(ValueError, match=message) as caught:
-        pretrain(spoil(config))
+        run_pretraining(spoil(config))
     assert "\n" not in str(caught.value)
     assert not config.run_dir.exists()
 
@@ -351,8 +348,8 @@ def test_a_cut_shard_is_one_line_and_loses_nothing(config: PretrainConfig, tmp_p
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(config.data[0]), str(copy)], check=True)
     ours = replace(config, data=(copy,), train=replace(config.train, max_seconds=1e-9))
-    pretrain(ours)
+    run_pretraining(ours)
     (tokens,) = (copy / "train").glob("tokens-*.bin")
     os.truncate(tokens, tokens.stat().st_size - 10)
     with pytest.raises(ValueError, match=r"tokens-00000.bin has .* so it is cut off"):
-        pretrain(ours)
+        run_pretraining(ours)

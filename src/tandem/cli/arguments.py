@@ -1,8 +1,8 @@
 """Parses a verb's options from a dataclass, with mistakes told in one line like all others."""
 
 import io
-import itertools
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any, TypeVar
@@ -13,7 +13,20 @@ Arguments = TypeVar("Arguments")
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _RULE = re.compile(r"^[│╰ ]*[─-]{3,}")
-_PREFIX = re.compile(r"^Error parsing \S+: ")
+# What tyro says of a value, and the same with field, value and what would be right.
+_REWRITTEN = (
+    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1=\2 is not a whole number; give one"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1=\2 is not a number; give one"),
+    (
+        r"Error parsing (\S+): no type matching \{None\}\|INT could .* from \[(.*?)\]\..*",
+        r"\1=\2 is not a whole number; give one",
+    ),
+    (r"Error parsing (\S+): no type matching (\S+) could .* from \[(.*?)\]\..*", r"\1=\3 does not fit; give \2"),
+    (r"Error parsing \S+: (.*)", r"\1"),
+    (r"invalid choice ('.*') for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2=\1 is no choice; use one of \3"),
+    (r"Missing value for argument '(.*)'\. Expected .*", r"\1 has no value; give one"),
+    (r"Expected one of \{(.*)\}\.", r"a command is missing; use one of \1"),
+)
 
 
 def parse(arguments: type[Arguments], prog: str, argv: Sequence[str]) -> Arguments:
@@ -49,13 +62,52 @@ def _told_in_one_line(call: Callable[[], Arguments], prog: str) -> Arguments:
     except SystemExit as leave:
         if leave.code != 2:
             raise
-    raise ValueError(f"{_first_message(box.getvalue())}; see {prog} --help")
+    raise ValueError(f"{_message(_sections(box.getvalue()))}; see {prog} --help")
 
 
-def _first_message(box: str) -> str:
-    """The text of a box that tyro draws: a title, the message, and after a rule advice that is left out."""
+def _sections(box: str) -> list[list[str]]:
+    """The paragraphs between the rules of a box that tyro draws, lines without frame but with their indentation."""
     lines = _COLOR.sub("", box).splitlines()[1:]
-    # Where the terminal has no box characters a rule of hyphens comes between title and message.
-    body = lines[1:] if lines and _RULE.match(lines[0]) else lines
-    message = itertools.takewhile(lambda line: not _RULE.match(line), body)
-    return _PREFIX.sub("", " ".join(line.strip("│ ") for line in message))
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if _RULE.match(line):
+            sections.append([])
+        else:
+            sections[-1].append(line.replace("│", " ").rstrip())
+    texts = (textwrap.dedent("\n".join(section)).strip() for section in sections)
+    return [text.split("\n") for text in texts if text]
+
+
+def _message(sections: list[list[str]]) -> str:
+    """One line: what is missing or unknown, or the field with its value; then what to use instead, where tyro knows it."""
+    first, *others = sections
+    text = " ".join(line.strip() for line in first)
+    if text.startswith("Missing from"):
+        missing = f"{', '.join(_options(first))} is missing"
+        unknown = [f"{_options(section)[0]} is unknown" for section in others if section[0].startswith("Unrecognized")]
+        return "; ".join([missing, *unknown])
+    if text.startswith("Unrecognized options: "):
+        unknown = text.removeprefix("Unrecognized options: ").partition(", ")[0]
+        return f"{unknown} is unknown{''.join(map(_instead, others))}"
+    for pattern, line in _REWRITTEN:
+        if found := re.fullmatch(pattern, text):
+            return found.expand(line)
+    return text
+
+
+def _options(section: list[str]) -> list[str]:
+    """The options that a section lists: they are indented by four, their help by eight."""
+    shallow = min(_indent(line) for line in section[1:])
+    return [line.strip() for line in section[1:] if _indent(line) == shallow]
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _instead(section: list[str]) -> str:
+    if section[0].startswith("Perhaps you meant"):
+        return f"; did you mean {_options(section)[0].split()[0]}?"
+    if section[0].startswith("Available subcommands: "):
+        return f"; use one of {' '.join(section).partition(': ')[2]}"
+    return ""

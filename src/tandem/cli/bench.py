@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from tandem.cli.arguments import parse
 from tandem.plan import flops
 from tandem.recipes.benchmark import ROW_TOKENS, SHAPE, compare, matmul_peak
 from tandem.recipes.quickstart import fast_precision
@@ -27,7 +28,7 @@ class BenchArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), measures and prints a table."""
-    arguments = tyro.cli(BenchArguments, prog="tandem bench", args=list(argv))
+    arguments = parse(BenchArguments, "tandem bench", argv)
     precision = fast_precision()
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     peak = matmul_peak(dtype)

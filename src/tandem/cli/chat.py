@@ -39,7 +39,7 @@ class ChatArguments:
     Example: tandem chat nano --temperature 0.8 --top-p 0.95
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Name of a bundled checkpoint ("nano") or a model directory."""
     system: str | None = None
     """Instruction ahead of the conversation; a base model has none."""

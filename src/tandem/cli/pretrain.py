@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from tandem.recipes.pretrain import PretrainConfig, pretrain, read_stages
+from tandem.cli.arguments import parse
+from tandem.recipes.pretrain import PretrainConfig, read_stages, run_pretraining
 from tandem.train import RunResult, Stage
 
 # A list of stages is too much for a command line; it comes from a file.
@@ -34,7 +35,7 @@ class PretrainArguments(PretrainConfig):
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), trains, and prints how the run ended."""
-    print(summary(pretrain(tyro.cli(PretrainArguments, prog="tandem pretrain", args=list(argv)))))
+    print(summary(run_pretraining(parse(PretrainArguments, "tandem pretrain", argv))))
 
 
 def summary(result: RunResult) -> str:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import tyro
-
-from tandem.recipes.quickstart import QuickstartConfig, quickstart
+from tandem.cli.arguments import parse
+from tandem.recipes.quickstart import QuickstartConfig, run_quickstart
 
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and runs the recipe."""
-    quickstart(tyro.cli(QuickstartConfig, prog="tandem quickstart", args=list(argv)))
+    run_quickstart(parse(QuickstartConfig, "tandem quickstart", argv))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from tandem.cli.arguments import parse
 from tandem.report import write_report
 
 
@@ -23,5 +24,5 @@ class ReportArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), writes the report and prints its path."""
-    arguments = tyro.cli(ReportArguments, prog="tandem report", args=list(argv))
+    arguments = parse(ReportArguments, "tandem report", argv)
     print(write_report(arguments.run_dir))

@@ -3,6 +3,7 @@
 from tandem.data.baselines import compression_baselines
 from tandem.data.batches import Batch
 from tandem.data.corpora import (
+    CLASSICS_FILE,
     Corpus,
     PreparedCorpus,
     Stage,
@@ -13,6 +14,7 @@ from tandem.data.corpora import (
     print_corpus,
     read_text_file,
     text_corpus,
+    write_classics,
 )
 from tandem.data.documents import Document, read_documents, write_documents
 from tandem.data.packing import Packer, Source
@@ -24,6 +26,7 @@ from tandem.data.tokenizing import tokenize_corpus, train_tokenizer
 from tandem.data.validation import ValidationBatches, validation_batches
 
 __all__ = [
+    "CLASSICS_FILE",
     "SPECIAL_TOKENS",
     "Batch",
     "Corpus",
@@ -51,6 +54,7 @@ __all__ = [
     "tokenize_corpus",
     "train_tokenizer",
     "validation_batches",
+    "write_classics",
     "write_documents",
     "write_shards",
 ]

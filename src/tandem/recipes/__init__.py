@@ -1,6 +1,6 @@
 """Whole runs as readable functions: start at `quickstart.py`, then `pretrain.py`."""
 
-from tandem.recipes.pretrain import PretrainConfig, pretrain
-from tandem.recipes.quickstart import QuickstartConfig, quickstart
+from tandem.recipes.pretrain import PretrainConfig, run_pretraining
+from tandem.recipes.quickstart import QuickstartConfig, run_quickstart
 
-__all__ = ["PretrainConfig", "QuickstartConfig", "pretrain", "quickstart"]
+__all__ = ["PretrainConfig", "QuickstartConfig", "run_pretraining", "run_quickstart"]

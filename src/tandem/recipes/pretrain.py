@@ -1,6 +1,6 @@
 """Pretraining from token shards: a whole run, from a config to a model directory.
 
-Start at `pretrain`.
+Start at `run_pretraining`.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class PretrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
 
 
-def pretrain(config: PretrainConfig) -> RunResult:
+def run_pretraining(config: PretrainConfig) -> RunResult:
     """Trains, validates, reports and saves; goes on when the run directory holds an unfinished run.
 
     The run is exactly reproducible from `config.json` on one machine with one number of threads.

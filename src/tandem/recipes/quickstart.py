@@ -1,4 +1,4 @@
-"""The first run: real text, a small hybrid model, a report, an answer. Start at `quickstart`."""
+"""The first run: real text, a small hybrid model, a report, an answer. Start at `run_quickstart`."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tandem import hub
 from tandem.data import (
+    PreparedCorpus,
     Tokenizer,
     ValidationBatches,
     cache_directory,
@@ -21,34 +22,38 @@ from tandem.data import (
     open_shards,
     prepare,
     print_corpus,
+    text_corpus,
     tokenize_corpus,
     validation_batches,
 )
 from tandem.nn import HybridLM, ModelConfig
 from tandem.plan import all_attention, memory, parameters
-from tandem.recipes.pretrain import PretrainConfig, pretrain
+from tandem.recipes.pretrain import PretrainConfig, run_pretraining
 from tandem.report import atomic_path, write_report
 from tandem.serve import Sampling, generate_tokens
 from tandem.train import OptimizerConfig, RunResult, ScheduleConfig, SpikeConfig, TrainConfig
 
-CORPUS = "api-docs"
+CORPUS = "quickstart"
 HELD_OUT_BYTES = 1_000_000
 PROMPTS = (
     "Returns a list of",
-    "Deletes the specified",
     "The name of the bucket",
+    "She looked at him, and",
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartConfig:
-    """Trains a small hybrid language model on API documentation, writes a report and answers prompts.
+    """Trains a small hybrid language model on documentation and novels, writes a report and continues prompts.
 
     Ctrl-C saves and leaves; the same command goes on.
     """
 
     run_dir: Path = Path("runs/quickstart")
     """Where everything is written."""
+
+    text: tuple[Path, ...] = ()
+    """Files or directories of your own UTF-8 text, in place of the corpus `quickstart`."""
 
     steps: int = 780
     """Optimizer steps; the default took 12.5 minutes on two cores."""
@@ -59,8 +64,14 @@ class QuickstartConfig:
     bundle: bool = False
     """Also store the model inside the package as the bundled checkpoint `nano`, in bf16 (for `make nano`)."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens"):
+            # Here, because fetching text comes before the training that would refuse it.
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
 
-def quickstart(config: QuickstartConfig) -> Path | None:
+
+def run_quickstart(config: QuickstartConfig) -> Path | None:
     """Fetches, trains, measures, reports; returns the model directory, or None when it was interrupted.
 
     Raises:
@@ -68,13 +79,13 @@ def quickstart(config: QuickstartConfig) -> Path | None:
     """
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    prepared = prepare(corpus(CORPUS))
+    prepared = prepare(text_corpus(config.text) if config.text else corpus(CORPUS))
     shards = tokenize_corpus(prepared, cache_directory() / "tokens" / f"{prepared.path.name}-4096")
     print_corpus(prepared)
     console.print(f"corpus ready in {time.monotonic() - began:.0f} s")
 
     began = time.monotonic()
-    result = pretrain(_pretrain(config, shards))
+    result = run_pretraining(_pretrain(config, shards))
     seconds = time.monotonic() - began
     if result.reason != "finished":
         console.print(f"stopped at step {result.step}; the same command goes on")
@@ -83,7 +94,7 @@ def quickstart(config: QuickstartConfig) -> Path | None:
     model, tokenizer, _ = hub.load(config.run_dir / "model")
     if config.bundle:
         hub.save(model, tokenizer, Path(hub.__file__).parent / "bundled" / "nano", dtype="bfloat16")
-    summary = _summary(config, shards, model, tokenizer, result)
+    summary = _summary(config, prepared, shards, model, tokenizer, result)
     with atomic_path(config.run_dir / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     report = write_report(config.run_dir)
@@ -119,7 +130,12 @@ def fast_precision() -> Literal["float32", "bfloat16"]:
 
 
 def _summary(
-    config: QuickstartConfig, shards: Path, model: HybridLM, tokenizer: Tokenizer, result: RunResult
+    config: QuickstartConfig,
+    prepared: PreparedCorpus,
+    shards: Path,
+    model: HybridLM,
+    tokenizer: Tokenizer,
+    result: RunResult,
 ) -> dict[str, Any]:
     held_out = _held_out(shards, model.config)
     baselines = compression_baselines(held_out.text(tokenizer))
@@ -129,7 +145,8 @@ def _summary(
         "bits_per_byte": result.validation["bits_per_byte"],
         "xz_bits_per_byte": baselines["xz"],
         "gzip_bits_per_byte": baselines["gzip"],
-        "corpus": {"name": CORPUS, **open_shards(shards, "train").meta.get("facts", {})},
+        "held_out": {"documents": held_out.documents, "bytes": held_out.bytes},
+        "corpus": {name: prepared.facts[name] for name in ("corpus", "license", "packages")},
         "model": {"total_parameters": counts.total, "active_parameters": counts.active},
         "plan": _budget(model.config),
         "samples": samples,

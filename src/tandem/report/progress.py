@@ -39,7 +39,9 @@ def progress(description: str, total: int | None, *, unit: str = "steps", done: 
     try:
         yield line
     finally:
-        line.show()
+        # Nothing done is nothing to tell: an error before the first unit then stands alone.
+        if meter.count > done:
+            line.show()
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tandem.data import corpora, corpus
-from tandem.data.corpora import catalog
+from tandem.data import Corpus, Document, corpora, corpus
+from tandem.data.corpora import books, catalog
 
 
 def test_every_corpus_says_where_it_is_from():
@@ -32,7 +32,7 @@ def test_books_are_read_from_the_tarball(tmp_path: Path, monkeypatch: pytest.Mon
             info = tarfile.TarInfo(f"package/moby-dick/data/{name}.txt")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    monkeypatch.setattr(catalog, "npm_tarball", lambda *_: tarball)
+    monkeypatch.setattr(books, "npm_tarball", lambda *_: tarball)
     [document] = corpus("moby-dick").read(tmp_path)
     assert (document.source, document.text) == ("chapter_1", "CHAPTER 1\n\nCall me Ishmael.")
 
@@ -56,3 +56,24 @@ def test_pages_are_read_from_the_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(catalog, "debian_files", Files)
     [document] = corpus("python-docs").read(tmp_path)
     assert (document.source, document.text) == ("about.html", "About\nThese documents & more.")
+
+
+def test_a_union_has_the_documents_licenses_and_packages_of_its_parts(tmp_path: Path):
+    def part(name: str, recipe: int = 1):
+        text = f"This is the text of {name}, and there is more of it where that came from. " * 5
+        read = [Document(text=text, source=f"{name}/{n}", group=f"{name}/{n}") for n in range(3)]
+        return Corpus(
+            name=name, summary=name, packages=(f"P {name}",), license=f"L {name}", read=lambda _: read, recipe=recipe
+        )
+
+    both = catalog.union("both", "two", (part("a"), part("b")))
+    assert [document.source for document in both.read(tmp_path)] == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"]
+    assert (both.packages, both.license) == (("P a", "P b"), "a: L a; b: L b")
+    assert both.key() != catalog.union("both", "two", (part("a"), part("b", recipe=2))).key()
+
+
+def test_the_first_run_reads_documentation_and_novels():
+    one = corpus("quickstart")
+    assert "botocore" in one.packages[0]
+    assert "bundled" in one.packages[1]
+    assert one.license == "api-docs: Apache-2.0; classics: public domain"

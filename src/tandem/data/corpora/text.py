@@ -23,9 +23,13 @@ def text_corpus(paths: Sequence[Path], filters: Filters | None = None) -> Corpus
     split between training and validation; a shorter file is one document.
 
     Raises:
-        ValueError: no path, a path does not exist, or a directory without text files.
+        ValueError: no path, a path does not exist, a directory without text files, or files that are all empty.
     """
     files = list(_files(paths))
+    if not any(path.stat().st_size for path in files):
+        raise ValueError(
+            f"corpus.paths={[str(path) for path in paths]} is an empty corpus, 0 bytes; give files with text"
+        )
     stamps = "".join(f"{path}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}\n" for path in files)
     digest = hashlib.sha256(stamps.encode()).hexdigest()[:16]
 
