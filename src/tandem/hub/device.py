@@ -14,7 +14,7 @@ def choose_device(name: str | torch.device | None = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name or "cpu")
+        device = torch.device("cpu" if name is None else name)
     except RuntimeError:
         raise _unknown(name) from None
     if device.type not in ("cpu", "cuda"):

@@ -53,7 +53,7 @@ def pretrain_all(configs: Sequence[PretrainConfig], *, jobs: int = 1) -> bool:
         finally:
             _interrupt(running)
             for job in running:
-                job.process.wait()
+                job.close()
     return all(map(is_finished, configs))
 
 
@@ -90,6 +90,7 @@ class _Job:
         code = self.process.poll()
         if code is None:
             return True
+        self.close()
         if code and not self.interrupted:
             lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {code}"
@@ -97,6 +98,12 @@ class _Job:
                 f"training run_dir={self.config.run_dir} failed ({reason}); see {self.log}, then start again"
             )
         return False
+
+    def close(self) -> None:
+        """Waits for its end, and lets go of its input only then."""
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def _interrupt(jobs: Sequence[_Job]) -> None:

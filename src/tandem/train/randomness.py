@@ -52,7 +52,9 @@ def load_random_state(state: dict[str, Any], module: nn.Module) -> None:
 def repeatable(device: torch.device) -> Iterator[None]:
     """Inside, sums on a GPU are made in an order that is the same every time, so that equal runs end with equal bits.
 
-    PyTorch on a CPU keeps its order by itself, given the number of threads.
+    cuDNN is switched off: for every new shape it chooses and builds a kernel, and the shape of a packed batch depends on
+    its documents, so that this happened at every step. PyTorch's own kernel of the short convolution needs no such plan.
+    On a CPU PyTorch keeps its order by itself, given the number of threads.
     """
     if device.type == "cpu":
         yield
@@ -65,7 +67,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
     # Every new tensor would be filled with NaN, a kernel each, to show reads that ours do not make.
     settings.fill_uninitialized_memory = False
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
     finally:
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = fill
