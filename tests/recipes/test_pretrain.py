@@ -156,6 +156,17 @@ def test_a_run_may_go_on_on_another_device(config: PretrainConfig):
     assert pretrain(replace(config, device="auto", train=longer)).step == 8
 
 
+def test_a_model_file_may_move_but_not_change(config: PretrainConfig, tmp_path: Path):
+    short = replace(config, train=replace(config.train, steps=5))
+    pretrain(short)
+    moved = tmp_path / "moved.json"
+    moved.write_text(Path(config.model).read_text())
+    assert pretrain(replace(short, model=str(moved))).step == 5
+    moved.write_text(read_model_config(config.model).replace(context=128).to_json())
+    with pytest.raises(ValueError, match=r"architecture\.context=128 but run_dir=.* was started with .*=64"):
+        pretrain(replace(short, model=str(moved)))
+
+
 def test_other_settings_are_refused(config: PretrainConfig):
     short = replace(config, train=replace(config.train, steps=5))
     pretrain(short)

@@ -233,5 +233,8 @@ def _plain(config: PretrainConfig, model: ModelConfig) -> dict[str, Any]:
 
 
 def _may_change(config: PretrainConfig) -> set[str]:
-    """Also the device, and the length of a curriculum's last stage: those before it have been left behind."""
-    return {*MAY_CHANGE, "device", f"stages.{len(config.stages) - 1}.steps"}
+    """Also the device, the name of the model (its architecture is compared), and the length of a curriculum's last stage.
+
+    The stages before the last have been left behind.
+    """
+    return {*MAY_CHANGE, "device", "model", f"stages.{len(config.stages) - 1}.steps"}
