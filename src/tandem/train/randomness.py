@@ -52,8 +52,8 @@ def load_random_state(state: dict[str, Any], module: nn.Module) -> None:
 def repeatable(device: torch.device) -> Iterator[None]:
     """Inside, sums on a GPU are made in an order that is the same every time, so that equal runs end with equal bits.
 
-    cuDNN is switched off: for every new shape it chooses and builds a kernel, and the shape of a packed batch depends on
-    its documents, so that this happened at every step. PyTorch's own kernel of the short convolution needs no such plan.
+    cuDNN is switched off: it plans anew for every new shape, and the shape of a packed batch depends on its documents.
+    PyTorch's own kernel of the short convolution needs no plan.
     On a CPU PyTorch keeps its order by itself, given the number of threads.
     """
     if device.type == "cpu":
