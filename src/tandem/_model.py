@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tandem import hub
@@ -135,13 +136,14 @@ class LanguageModel:
         return frozenset((t.eos_id, t.system_id, t.user_id, t.assistant_id))
 
 
-def load(source: str | Path, *, dtype: str | None = None) -> LanguageModel:
+def load(source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None) -> LanguageModel:
     """Loads a model: the name of a bundled checkpoint ("nano") or a directory written by `LanguageModel.save`.
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; None keeps the dtypes of the file.
+        device: where it generates and scores: "cpu" (as None), "cuda", "cuda:N", or "auto" for a GPU if there is one.
     Raises:
-        ValueError: no such source, or a missing, damaged or foreign file.
+        ValueError: no such source, a missing, damaged or foreign file, or a device that is not here.
     """
-    model, tokenizer, config = hub.load(source, dtype=dtype)
+    model, tokenizer, config = hub.load(source, dtype=dtype, device=device)
     return LanguageModel(model, tokenizer, config, chat=hub.read_config(source).chat)

@@ -14,43 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from recipe_toys import VOCABULARY, documents
 from safetensors.torch import load_file
 
 from tandem import hub
-from tandem.data import Document, Tokenizer, write_shards
+from tandem.data import Tokenizer, write_shards
 from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.recipes.pretrain import PretrainConfig, read_model_config, read_stages, run_pretraining
 from tandem.report import read_metrics
 from tandem.train import OptimizerConfig, ScheduleConfig, Stage, TrainConfig
-
-WORDS = "returns the list of all names in a given bucket and creates one when it does not exist yet 12 345".split()
-
-
-def documents(count: int, seed: int) -> list[Document]:
-    generator = np.random.default_rng(seed)
-    texts = (" ".join(generator.choice(WORDS, size=size)) for size in generator.integers(3, 60, size=count))
-    return [Document(text=text, source=f"{seed}-{n}", group=f"{seed}-{n}") for n, text in enumerate(texts)]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory as `tandem data tokenize` writes it."""
-    directory = tmp_path_factory.mktemp("shards")
-    tokenizer = Tokenizer.train([document.text for document in documents(200, 0)], 320)
-    tokenizer.save(directory)
-    write_shards(documents(120, 1), tokenizer, directory / "train")
-    write_shards(documents(12, 2), tokenizer, directory / "validation")
-    return directory
 
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Attention, Mamba-2 and experts whose overflow is recycled at random."""
     config = ModelConfig(
-        vocab_size=320,
+        vocab_size=VOCABULARY,
         width=16,
         pattern="AMF",
         attention=AttentionConfig(heads=2, kv_heads=1, head_width=8),
@@ -61,14 +42,6 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.json"
     path.write_text(config.to_json())
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +141,27 @@ def test_a_finished_run_stays_finished_and_can_be_made_longer(config: PretrainCo
     longer = replace(config, train=replace(config.train, steps=30, log_every=2))
     assert run_pretraining(longer).step == 30
     assert rows(config.run_dir, "train")[-1]["step"] == 30
+
+
+def test_a_run_may_go_on_on_another_device(config: PretrainConfig):
+    """The name alone is another one here: auto is the CPU where there is no GPU."""
+    run_pretraining(
+        replace(config, device="cpu", train=replace(config.train, steps=6, schedule=ScheduleConfig(warmup_steps=1)))
+    )
+    assert json.loads((config.run_dir / "config.json").read_text())["device"] == "cpu"
+    longer = replace(config.train, steps=8, schedule=ScheduleConfig(warmup_steps=1))
+    assert run_pretraining(replace(config, device="auto", train=longer)).step == 8
+
+
+def test_a_model_file_may_move_but_not_change(config: PretrainConfig, tmp_path: Path):
+    short = replace(config, train=replace(config.train, steps=5))
+    run_pretraining(short)
+    moved = tmp_path / "moved.json"
+    moved.write_text(Path(config.model).read_text())
+    assert run_pretraining(replace(short, model=str(moved))).step == 5
+    moved.write_text(read_model_config(config.model).replace(context=128).to_json())
+    with pytest.raises(ValueError, match=r"architecture\.context=128 but run_dir=.* was started with .*=64"):
+        run_pretraining(replace(short, model=str(moved)))
 
 
 def test_other_settings_are_refused(config: PretrainConfig):
@@ -332,6 +326,7 @@ def small_vocabulary(config: PretrainConfig) -> PretrainConfig:
         (lambda config: replace(config, weights=(1.0, 2.0)), r"weights=\(1.0, 2.0\) has 2 values for 1 data"),
         (lambda config: replace(config, batch_tokens=0), r"batch_tokens=0 is below 1"),
         (lambda config: replace(config, model="mano"), r"mano"),
+        (lambda config: replace(config, device="gpu"), r"device='gpu' is not known; use auto, cpu, cuda or cuda:N"),
         (lambda config: replace(config, data=(Path("nowhere"),)), r"nowhere"),
         (other_tokenizer, r"data=.*other was written with another tokenizer"),
         (small_vocabulary, r"model.vocab_size=100 is below the 3\d\d ids of data="),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.report import budget_figure, figures
+from tandem.report import budget_figure, comparison_figure, figures
 
 
 def test_budget_figure_draws_the_given_bytes():
@@ -21,6 +21,24 @@ def test_budget_figure_draws_the_given_bytes():
         "its recurrent state": ssm,
     }
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_comparison_figure_draws_mean_and_range_of_what_all_seeds_logged():
+    def run(losses: list[float], *, without: int = -1) -> list[dict[str, float]]:
+        return [{"step": k, "loss": loss, "tokens": 10 * k} for k, loss in enumerate(losses) if k != without]
+
+    curves = {"hybrid": [run([4, 3, 2]), run([6, 5, 4], without=1)], "attention": [run([5, 4, 3])]}
+    bits = {"hybrid": [1.2, 1.4], "attention": [1.5]}
+    left, right = comparison_figure(curves, bits, {"hybrid": 2**20, "attention": 2**24}, context=8192).axes
+    x, y = left.lines[0].get_data()
+    assert list(x) == [0, 20]  # one seed left a row out
+    assert y[0] == 5
+    band = left.collections[0].get_paths()[0].vertices
+    assert sorted(set(band[band[:, 0] == 0, 1])) == [4, 6]
+    means = [line for line in right.lines if line.get_markersize() == 8]
+    assert [tuple(line.get_xydata()[0]) for line in means] == [(2**20, pytest.approx(1.3)), (2**24, 1.5)]
+    assert right.get_xlabel() == "decode state of 8K tokens"
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["hybrid 1.300", "attention 1.500"]
 
 
 def test_loss_figure_leaves_a_gap_at_a_lost_value_and_marks_stages():
@@ -76,7 +94,7 @@ def test_binary_bytes(value: float, text: str):
 
 def test_figures_leave_pyplot_alone():
     script = (
-        "import sys; from tandem.report import budget_figure, figures\n"
+        "import sys; from tandem.report import budget_figure, comparison_figure, figures\n"
         "figures.png(budget_figure([1024, 2048], [1, 2], [3, 3])); print('matplotlib.pyplot' in sys.modules)"
     )
     drawn = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -191,3 +191,15 @@ def test_state_is_plain_json(tmp_path: Path):
     state = json.loads((tmp_path / "checkpoints/step-00000020/state.json").read_text())
     assert (state["step"], state["counts"]) == (20, {"tokens": 160})
     assert state["tied"] == {"3.weight": "0.weight"}
+
+
+def test_a_checkpoint_from_a_gpu_is_read_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Saved as if every tensor lay on a GPU; without a place to go, PyTorch looks for that GPU."""
+    train(tmp_path / "cpu", steps=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        train(tmp_path / "gpu", steps=10)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / "gpu/checkpoints/step-00000010/optimizer.pt", weights_only=True)
+    assert_same(train(tmp_path / "gpu", steps=20), train(tmp_path / "cpu", steps=20))

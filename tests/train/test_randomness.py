@@ -1,14 +1,16 @@
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from train_toys import Noise
 
-from tandem.train.randomness import load_random_state, random_state, seed_everything
+from tandem.train.randomness import load_random_state, random_state, repeatable, seed_everything
 
 
 def draw(module: nn.Module):
@@ -50,3 +52,18 @@ def test_the_seed_fixes_numpy_and_torch():
         drawn.append((np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
+
+
+def test_repeatable_changes_settings_for_a_gpu_only_and_puts_them_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with repeatable(torch.device("cpu")):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with repeatable(torch.device("cuda")):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.enabled
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.enabled
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

@@ -59,6 +59,8 @@ class ChatArguments:
     """Of the first answer, the next one draws with seed + 1; a new one each time when left out."""
     stop: tuple[str, ...] = ()
     """Texts to stop before."""
+    device: str = "auto"
+    """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -225,7 +227,7 @@ def run(argv: Sequence[str]) -> None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and a history; Windows has none
 
-    session = Session(model=tandem.load(arguments.model), arguments=arguments)
+    session = Session(model=tandem.load(arguments.model, device=arguments.device), arguments=arguments)
     session.stream("")  # a wrong option is told now, not after the first line was typed
     kind = "" if session.model.chat else " is a base model, it continues your text instead of answering"
     session.console.print(f"{arguments.model}{kind}: /help lists the commands", style="dim", markup=False)

@@ -36,6 +36,8 @@ class GenerateArguments:
     """Same seed, same text; a new one each time when left out."""
     stop: tuple[str, ...] = ()
     """Texts to stop before."""
+    device: str = "auto"
+    """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -45,7 +47,7 @@ def run(argv: Sequence[str]) -> None:
     # torch takes seconds to import; `--help` and a mistyped option should not wait for it.
     import tandem
 
-    model = tandem.load(arguments.model)
+    model = tandem.load(arguments.model, device=arguments.device)
     start = time.perf_counter()
     stream = model.stream(
         prompt,

@@ -20,6 +20,7 @@ VERBS = {
     "generate": ("tandem.cli.generate", "continue a prompt"),
     "chat": ("tandem.cli.chat", "talk to a model in the terminal"),
     "bench": ("tandem.cli.bench", "time training and decoding beside transformers"),
+    "recipe": ("tandem.cli.recipe", "a whole experiment: the hybrid against its twins"),
     "report": ("tandem.cli.report", "write the HTML report of a run directory"),
 }
 

@@ -1,5 +1,6 @@
-"""Models on disk: save and load directories, bundled checkpoints by name."""
+"""Models on disk: save and load directories, bundled checkpoints by name, and the device they go to."""
 
+from tandem.hub.device import choose_device
 from tandem.hub.directory import SavedConfig, bundled, find, load, read_config, save
 
-__all__ = ["SavedConfig", "bundled", "find", "load", "read_config", "save"]
+__all__ = ["SavedConfig", "bundled", "choose_device", "find", "load", "read_config", "save"]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tandem.data import Tokenizer
+from tandem.hub.device import choose_device
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
@@ -57,14 +58,19 @@ def save(
     return target
 
 
-def load(source: str | Path, *, dtype: str | None = None) -> tuple[HybridLM, Tokenizer, ModelConfig]:
-    """Reads a model directory of ours, or a bundled checkpoint by its name; the model comes in eval mode, on the CPU.
+def load(
+    source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None
+) -> tuple[HybridLM, Tokenizer, ModelConfig]:
+    """Reads a model directory of ours, or a bundled checkpoint by its name; the model comes in eval mode.
 
     Args:
         dtype: as in `save`; None keeps the dtypes of the file.
+        device: see `choose_device`; None is the CPU.
     Raises:
-        ValueError: no such source, a missing, damaged or foreign file, or weights that do not fit the config (named).
+        ValueError: no such source, a missing, damaged or foreign file, weights that do not fit the config (named), or a
+            device that is not here.
     """
+    place = choose_device(device)
     directory = find(source)
     config = read_config(directory).model
     tokenizer = Tokenizer.load(_file(directory, _TOKENIZER))
@@ -78,7 +84,7 @@ def load(source: str | Path, *, dtype: str | None = None) -> tuple[HybridLM, Tok
         model = HybridLM(config)
     _check_fit(directory / _WEIGHTS, model.state_dict(), tensors)
     model.load_state_dict({name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}, assign=True)
-    return model.eval(), tokenizer, config
+    return model.to(place).eval(), tokenizer, config
 
 
 def read_config(source: str | Path) -> SavedConfig:

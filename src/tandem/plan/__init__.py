@@ -2,9 +2,10 @@
 
 from tandem.plan.figure import readable_bytes, state_figure
 from tandem.plan.flops import FORMULAS, Flops, flops
-from tandem.plan.memory import Memory, all_attention, crossing, memory
+from tandem.plan.memory import Memory, crossing, memory
 from tandem.plan.parallel import ParallelLayout
 from tandem.plan.parameters import Parameters, parameters
+from tandem.plan.twins import all_attention, all_mamba, equal_parameters
 
 __all__ = [
     "FORMULAS",
@@ -13,7 +14,9 @@ __all__ = [
     "ParallelLayout",
     "Parameters",
     "all_attention",
+    "all_mamba",
     "crossing",
+    "equal_parameters",
     "flops",
     "memory",
     "parameters",

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tandem.nn import ModelConfig
-from tandem.plan.memory import all_attention, crossing, memory
+from tandem.plan.memory import crossing, memory
+from tandem.plan.twins import all_attention
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 

@@ -13,6 +13,7 @@ from tandem.nn import ModelConfig
 from tandem.plan.activations import activation_bytes
 from tandem.plan.parallel import ParallelLayout
 from tandem.plan.parameters import layer_parameters
+from tandem.plan.twins import all_attention
 
 _FLOAT32 = 4
 
@@ -81,17 +82,6 @@ def memory(config: ModelConfig, layout: ParallelLayout | None = None, *, value_b
         optimizer=optimizer,
         activations=activations,
     )
-
-
-def all_attention(config: ModelConfig) -> ModelConfig:
-    """The twin whose every Mamba-2 layer is an attention layer of the same shape as the others.
-
-    Raises:
-        ValueError: the config has no attention shape to copy.
-    """
-    if config.attention is None:
-        raise ValueError("model.attention=null, so there is no all-attention twin; give the shape of attention")
-    return config.replace(pattern="".join(config.layers).replace("M", "A"))
 
 
 def crossing(config: ModelConfig, *, value_bytes: int = 2) -> float:

@@ -25,6 +25,7 @@ from tandem.train import (
     claim_run_dir,
     fit,
     fit_stages,
+    repeatable,
     seed_everything,
 )
 
@@ -63,6 +64,9 @@ class PretrainConfig:
     validation_bytes: int | None = 1_000_000
     """Bytes of held-out text per validation, rounded up to whole documents; None takes all."""
 
+    device: str = "auto"
+    """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N. A run may go on on another device."""
+
     train: TrainConfig = field(default_factory=_train_config)
     """The loop: steps, optimizer, schedule, checkpoints."""
 
@@ -86,12 +90,13 @@ class PretrainConfig:
 def run_pretraining(config: PretrainConfig) -> RunResult:
     """Trains, validates, reports and saves; goes on when the run directory holds an unfinished run.
 
-    The run is exactly reproducible from `config.json` on one machine with one number of threads.
+    The run is exactly reproducible from `config.json` on one machine and device with one number of threads.
 
     Raises:
-        ValueError: an unknown model, shards that are missing or damaged, a model too small for their vocabulary, or a
+        ValueError: an unknown model or device, shards that are missing or damaged, a model too small for their vocabulary, or a
             run directory that was started with other settings than steps and logging.
     """
+    device = hub.choose_device(config.device)
     model_config = read_model_config(config.model)
     tokenizer = _tokenizer(config, model_config)
     claim_run_dir(config.run_dir, _plain(config, model_config), _may_change(config))
@@ -101,15 +106,17 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
         nonlocal model
         # Before every model, so that its first weights do not depend on what an earlier stage has drawn.
         seed_everything(settings.seed)
-        model = HybridLM(_at_stage(model_config, stage))
+        # Made on the CPU, so that the first weights are the same on every device.
+        model = HybridLM(_at_stage(model_config, stage)).to(device)
         held_out = _validation(config, stage, model_config.chunk)
         return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
 
-    if config.stages:
-        result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
-    else:
-        task, data = open_stage(_only_stage(config), config.train)
-        result = fit(task, data, config.train, config.run_dir)
+    with repeatable(device):
+        if config.stages:
+            result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
+        else:
+            task, data = open_stage(_only_stage(config), config.train)
+            result = fit(task, data, config.train, config.run_dir)
     if result.reason == "finished" and model is not None:
         hub.save(model, tokenizer, config.run_dir / "model")
     if result.counts:
@@ -226,5 +233,8 @@ def _plain(config: PretrainConfig, model: ModelConfig) -> dict[str, Any]:
 
 
 def _may_change(config: PretrainConfig) -> set[str]:
-    """Only the last stage of a curriculum may become longer: those before it have been left behind."""
-    return {*MAY_CHANGE, f"stages.{len(config.stages) - 1}.steps"}
+    """Also the device, the name of the model (its architecture is compared), and the length of a curriculum's last stage.
+
+    The stages before the last have been left behind.
+    """
+    return {*MAY_CHANGE, "device", "model", f"stages.{len(config.stages) - 1}.steps"}

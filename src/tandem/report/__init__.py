@@ -1,6 +1,6 @@
 """What a run leaves behind: files written whole, a metrics file, a progress bar and one self-contained report."""
 
-from tandem.report.figures import budget_figure
+from tandem.report.figures import budget_figure, comparison_figure, png
 from tandem.report.files import atomic_directory, atomic_path
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
@@ -11,6 +11,8 @@ __all__ = [
     "atomic_directory",
     "atomic_path",
     "budget_figure",
+    "comparison_figure",
+    "png",
     "progress",
     "read_metrics",
     "write_report",

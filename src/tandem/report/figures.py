@@ -143,6 +143,54 @@ def budget_figure(
     return figure
 
 
+def comparison_figure(
+    curves: Mapping[str, Sequence[Sequence[Row]]],
+    bits_per_byte: Mapping[str, Sequence[float]],
+    state_bytes: Mapping[str, int | float],
+    context: int,
+) -> "matplotlib.figure.Figure":
+    """Several models side by side: training loss, and bits per byte against the decode state they need.
+
+    Args:
+        curves: for each model, the training rows of each of its runs.
+        bits_per_byte: for each model, the held-out result of each run.
+        state_bytes: for each model, bytes of one sequence of `context` tokens.
+    """
+    figure, left, right = _figure_of_two(WIDE, 3.8, ratios=(1.25, 1.0))
+    shown: list[float] = []
+    for (name, runs), color in zip(curves.items(), (BLUE, ORANGE, GREEN, PLUM), strict=False):
+        x, smooth = _common(runs)
+        low, high = [min(values) for values in smooth], [max(values) for values in smooth]
+        left.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+        left.plot(x, [math.fsum(values) / len(values) for values in smooth], color=color, linewidth=1.6, label=name)
+        shown += [*low[len(low) // 10 :], *high[len(high) // 10 :]]
+        bits, size = bits_per_byte[name], state_bytes[name]
+        mean = math.fsum(bits) / len(bits)
+        right.errorbar([size], [mean], [[mean - min(bits)], [max(bits) - mean]], color=color, capsize=5, linewidth=1.6)
+        right.plot([size] * len(bits), bits, "o", color=color, alpha=0.45, markersize=4, linewidth=0)
+        right.plot([size], [mean], "o", color=color, markersize=8, linewidth=0, label=f"{name} {mean:.3f}")
+    _fit_y(left, shown)
+    x_name = x_axis_of([row for runs in curves.values() for rows in runs for row in rows])
+    _finish(figure, left, "Training loss, mean and range of seeds", x_name, legend=True)
+    right.set_xscale("log", base=2)
+    right.margins(x=0.15, y=0.2)
+    axis = f"decode state of {binary_number(context)} tokens"
+    _finish(figure, right, "Held-out bits per byte", axis, legend=True)
+    right.xaxis.set_major_formatter(lambda value, _: binary_bytes(value))
+    return figure
+
+
+def _common(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
+    """Positions on the x axis that all runs logged, and the smoothed losses of all runs at each."""
+    x_name = x_axis_of([row for rows in runs for row in rows])
+    losses = [
+        dict(zip(column(rows, x_name), running_mean(column(rows, "loss")), strict=True))
+        for rows in ([row for row in rows if is_number(row.get("loss"))] for rows in runs)
+    ]
+    common = sorted(set.intersection(*map(set, losses)))
+    return common, [[run[x] for run in losses] for x in common]
+
+
 def small_multiples_figure(rows_of: Mapping[str, Sequence[Row]], names: Sequence[str]) -> "matplotlib.figure.Figure":
     """One small panel a quantity, for what the report does not know by name.
 

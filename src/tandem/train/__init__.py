@@ -8,9 +8,10 @@ from tandem.train.language_model import LanguageModelTask
 from tandem.train.loop import fit
 from tandem.train.optimizer import build_optimizer, param_groups
 from tandem.train.protocols import Compilable, Resumable, Trainable, Validating
-from tandem.train.randomness import seed_everything
-from tandem.train.run import Leg, RunResult
+from tandem.train.randomness import repeatable, seed_everything
+from tandem.train.run import Leg, RunResult, is_complete
 from tandem.train.schedule import learning_rate_factor
+from tandem.train.stop import stop_on_signals
 
 __all__ = [
     "MAY_CHANGE",
@@ -32,8 +33,11 @@ __all__ = [
     "find_damage",
     "fit",
     "fit_stages",
+    "is_complete",
     "learning_rate_factor",
     "param_groups",
+    "repeatable",
     "seed_everything",
+    "stop_on_signals",
     "turbos_stages",
 ]

@@ -85,12 +85,13 @@ class Checkpoints:
             ValueError: the module or the optimizer is not the one that was saved.
         """
         state = read_state(path)
-        resume = torch.load(path / "resume.pt", weights_only=True)
+        # On the CPU first: the GPU that a checkpoint was saved from may not be here, and generators want CPU tensors.
+        resume = torch.load(path / "resume.pt", weights_only=True, map_location="cpu")
         tensors: dict[str, Any] = load_file(path / "model.safetensors")
         tensors |= {alias: tensors[name] for alias, name in state["tied"].items()}
         try:
             module.load_state_dict(tensors | resume["extra"])
-            optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+            optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(

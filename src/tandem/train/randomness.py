@@ -1,6 +1,9 @@
 """All sources of chance that a run draws from, as one value that can be saved and put back."""
 
+import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,32 @@ def load_random_state(state: dict[str, Any], module: nn.Module) -> None:
     for name, owner in _owners(module).items():
         if name in state["modules"]:
             owner.load_generator_state(state["modules"][name])
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Inside, sums on a GPU are made in an order that is the same every time, so that equal runs end with equal bits.
+
+    cuDNN is switched off: it plans anew for every new shape, and the shape of a packed batch depends on its documents.
+    PyTorch's own kernel of the short convolution needs no plan.
+    On a CPU PyTorch keeps its order by itself, given the number of threads.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    settings: Any = torch.utils.deterministic  # a module whose one setting the type checker does not see
+    before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    # cuBLAS keeps its order only with workspaces of a fixed size, read when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Every new tensor would be filled with NaN, a kernel each, to show reads that ours do not make.
+    settings.fill_uninitialized_memory = False
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = fill
 
 
 def _owners(module: nn.Module) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Shapes: T tokens, S documents, H heads, P head width, G groups, N state width, C chunks.
 """
 
-
 import torch
 from torch import Tensor
 
