@@ -38,7 +38,7 @@ def mamba_step(
     same = halo_SWC.dtype == projected_SI.dtype and halo_SWC.is_contiguous() and state_SHPN.dtype == torch.float32
     if same and step_is_supported(projected_SI, state_SHPN):
         return cpu_mamba_step(projected_SI, taps, decays, norm, halo_SWC, state_SHPN)
-    S, H, P, N = state_SHPN.shape
+    _, H, P, N = state_SHPN.shape
     (weight_CW, bias_C), (A_log_H, dt_bias_H, D_H) = taps, decays
     C = len(weight_CW)
     z_SI, xBC_SC, dt_SH = projected_SI.split([H * P, C, H], dim=-1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tandem.train.allocator import keep_freed_memory
 from tandem.train.compiling import may_compile
 from tandem.train.config import TrainConfig
 from tandem.train.log import RunLog
@@ -33,6 +34,7 @@ def fit(task: Trainable, data: Resumable, config: TrainConfig, run_dir: Path, *,
             checkpoint belongs to another model.
         OSError: the disk is full; earlier checkpoints are as they were.
     """
+    keep_freed_memory()
     run = Run(task, data, config, run_dir, leg or Leg())
     run.restore()
     if run.progress.step >= config.steps:

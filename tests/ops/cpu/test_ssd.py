@@ -88,5 +88,6 @@ def test_a_token_that_forgets_everything_and_one_that_forgets_nothing():
 def test_is_what_the_public_op_runs_on_float32():
     values = inputs([40], 2, 8, 1, 8, 3)
     layout = SequenceLayout.from_lengths([40])
-    for direct, public in zip(ssd(*values[:5], layout, *values[5:]), ssd_chunked(*values[:5], layout, *values[5:])):
+    both = (scan(*values[:5], layout, *values[5:]) for scan in (ssd, ssd_chunked))
+    for direct, public in zip(*both, strict=True):
         assert torch.equal(direct, public)

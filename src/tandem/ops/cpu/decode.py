@@ -42,9 +42,9 @@ def experts_are_supported(gate_up_EDF: Tensor, down_EFD: Tensor) -> bool:
 def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     """X Wᵀ over the last dimension, in x's dtype."""
     rows = x.contiguous()
-    O, D = weight_OD.shape
-    y = torch.empty(*x.shape[:-1], O, dtype=x.dtype)
-    sizes = map(ctypes.c_int64, (rows.numel() // D, D, O))
+    outputs, D = weight_OD.shape
+    y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
+    sizes = map(ctypes.c_int64, (rows.numel() // D, D, outputs))
     call("tandem_linear", *sizes, ctypes.c_int(_FORMS[x.dtype, weight_OD.dtype]), rows, weight_OD, y)
     return y
 

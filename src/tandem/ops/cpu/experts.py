@@ -13,8 +13,7 @@ from tandem.ops.cpu.library import call, is_narrow
 
 def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
     """y_t = Σ_k weight[t, k] · rows[place[t, k]], in rows' dtype; a plain sum without weights. No gradients."""
-    T, K = place_TK.shape
-    y_TD = torch.empty(T, rows_RD.shape[1], dtype=rows_RD.dtype)
+    y_TD = torch.empty(len(place_TK), rows_RD.shape[1], dtype=rows_RD.dtype)
     weight = None if weight_TK is None else weight_TK.contiguous()
     call("tandem_gather_sum", *_sizes(place_TK, rows_RD), rows_RD.contiguous(), place_TK, weight, y_TD)
     return y_TD
