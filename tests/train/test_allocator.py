@@ -14,7 +14,7 @@ from tandem.train.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():
-    return sum(torch.ones(3_000_000).sum() for _ in range(5))
+    return sum(torch.ones(10_000_000).sum() for _ in range(5))
 for _ in range(4):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
