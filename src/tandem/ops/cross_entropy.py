@@ -9,7 +9,7 @@ from torch import Tensor
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import softmax_gradient as cpu_softmax_gradient
 
-_BLOCK_LOGITS = 1 << 21  # 2M logits a block: 4 MB in bf16, inside the cache that cores share
+_BLOCK_LOGITS = 1 << 22  # logits of a block: 8 MB in bf16, inside the cache that cores share
 
 
 def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -20,15 +20,16 @@ def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, we
     Returns:
         the sum, a scalar.
     """
-    return _BlockwiseCrossEntropy.apply(x_TD, head_VD.to(x_TD.dtype), targets_T, weights_T)
+    return _BlockwiseCrossEntropy.apply(x_TD, head_VD, targets_T, weights_T)
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor):  # noqa: ANN001, ANN205
+    def forward(ctx, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, weights_T: Tensor):  # noqa: ANN001, ANN205
+        head_VD = weight_VD.to(x_TD.dtype)
         wide = torch.promote_types(torch.float32, x_TD.dtype)
         block = max(1, _BLOCK_LOGITS // head_VD.shape[0])
-        needs = x_TD.requires_grad or head_VD.requires_grad
+        needs = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=wide, device=x_TD.device)
         grad_x_TD = torch.empty_like(x_TD) if needs else None
         grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs else None
@@ -43,7 +44,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 grad_head_VD += torch.mm(grad_QV.t(), x_QD)
         if needs:
             ctx.save_for_backward(grad_x_TD, grad_head_VD)
-            ctx.head_dtype = head_VD.dtype
+            ctx.head_dtype = weight_VD.dtype
         return total
 
     @staticmethod

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
 from tandem.recipes.quickstart import fast_precision
+from tandem.train import keep_freed_memory
 
 SHAPE = ModelConfig(
     vocab_size=16_384,
@@ -66,6 +67,7 @@ def compare(work: Work, *, pairs: int = 5) -> Comparison:
     """
     if pairs < 1:
         raise ValueError(f"pairs={pairs} is below 1; use 5 or more")
+    keep_freed_memory()  # as training does; it holds for both sides
     torch.manual_seed(0)
     ours = _ours(work)
     peers = {precision: _peer(work, precision) for precision in ("float32", "bfloat16")}

@@ -1,5 +1,6 @@
 """Training: one loop for every task, its optimizer and schedules, checkpoints, curricula and the language-model task."""
 
+from tandem.train.allocator import keep_freed_memory
 from tandem.train.checkpoint import Checkpoints, find_damage
 from tandem.train.config import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConfig
 from tandem.train.curriculum import Stage, fit_stages, turbos_stages
@@ -34,6 +35,7 @@ __all__ = [
     "fit",
     "fit_stages",
     "is_complete",
+    "keep_freed_memory",
     "learning_rate_factor",
     "param_groups",
     "repeatable",

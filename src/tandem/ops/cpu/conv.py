@@ -30,7 +30,7 @@ class _Conv(torch.autograd.Function):
         ctx.tables = (int64s(layout.documents, C, W, silu, x.stride(0)), int64s(*offsets), is_narrow(x))
         ctx.save_for_backward(x, weight, bias, halo)
         y = torch.empty(x.shape, dtype=x.dtype)
-        call("tandem_conv_forward", *ctx.tables, x, weight, bias, halo, y)
+        call("conv_forward", *ctx.tables, x, weight, bias, halo, y)
         return y
 
     @staticmethod
@@ -39,6 +39,6 @@ class _Conv(torch.autograd.Function):
         (T, C), W = x.shape, weight.shape[1]
         dx, pull_TC = torch.empty(x.shape, dtype=x.dtype), torch.empty(T, C)
         partial = torch.zeros(torch.get_num_threads(), W + 1, C)  # taps, then the bias, of each thread
-        call("tandem_conv_backward", *ctx.tables, x, weight, bias, halo, dy_TC.contiguous(), dx, pull_TC, partial)
+        call("conv_backward", *ctx.tables, x, weight, bias, halo, dy_TC.contiguous(), dx, pull_TC, partial)
         total = partial.sum(0)
         return dx, total[:W].t(), total[W], None, None, None

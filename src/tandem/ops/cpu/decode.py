@@ -4,8 +4,6 @@ Shapes: S documents, D width, O outputs, E experts, K choices, F expert width, I
 G groups, N state width, C convolution channels, W taps.
 """
 
-import ctypes
-
 import torch
 from torch import Tensor
 
@@ -22,15 +20,12 @@ _FORMS = {
 
 def step_is_supported(x: Tensor, *weights: Tensor) -> bool:
     """Whether the kernels can take a step of x with these weights: nothing to differentiate, and known formats."""
-    formats = [(x.dtype, weight.dtype) for weight in weights]
-    return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and all(form in _FORMS for form in formats)
-        and all(weight.is_contiguous() for weight in weights)
-        and not torch.compiler.is_compiling()
-        and library() is not None
-    )
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    for weight in weights:
+        if (x.dtype, weight.dtype) not in _FORMS or not weight.is_contiguous():
+            return False
+    return library() is not None
 
 
 def experts_are_supported(gate_up_EDF: Tensor, down_EFD: Tensor) -> bool:
@@ -44,8 +39,7 @@ def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     rows = x.contiguous()
     outputs, D = weight_OD.shape
     y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
-    sizes = map(ctypes.c_int64, (rows.numel() // D, D, outputs))
-    call("tandem_linear", *sizes, ctypes.c_int(_FORMS[x.dtype, weight_OD.dtype]), rows, weight_OD, y)
+    call("linear", rows.numel() // D, D, outputs, _FORMS[x.dtype, weight_OD.dtype], rows, weight_OD, y)
     return y
 
 
@@ -53,8 +47,8 @@ def route_step(x_SD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: in
     """`tandem.ops.route` for a few tokens."""
     (S, D), E = x_SD.shape, len(weight_ED)
     expert_SK, weight_SK, scores_SE = torch.empty(S, top_k, dtype=torch.long), torch.empty(S, top_k), torch.empty(S, E)
-    sizes = (*map(ctypes.c_int64, (S, D, E, top_k)), is_narrow(x_SD))
-    call("tandem_route", *sizes, x_SD.contiguous(), weight_ED, bias_E, expert_SK, weight_SK, scores_SE)
+    sizes = (S, D, E, top_k, is_narrow(x_SD))
+    call("route", *sizes, x_SD.contiguous(), weight_ED, bias_E, expert_SK, weight_SK, scores_SE)
     return expert_SK, weight_SK, scores_SE
 
 
@@ -62,9 +56,9 @@ def experts_step(x_SD: Tensor, expert_SK: Tensor, weight_SK: Tensor, gate_up_EDF
     """`routed_experts` for a few tokens."""
     (S, K), (_, F, D) = expert_SK.shape, down_EFD.shape
     y_SD = torch.empty_like(x_SD)
-    form = ctypes.c_int(_FORMS[x_SD.dtype, gate_up_EDF.dtype])
+    form = _FORMS[x_SD.dtype, gate_up_EDF.dtype]
     given = (x_SD.contiguous(), expert_SK.contiguous(), weight_SK.float().contiguous(), gate_up_EDF, down_EFD)
-    call("tandem_experts_step", int64s(S, D, F, K), form, *given, y_SD)
+    call("experts_step", int64s(S, D, F, K), form, *given, y_SD)
     return y_SD
 
 
@@ -84,6 +78,6 @@ def mamba_step(
     y_SI = torch.empty(S, H * P, dtype=projected_SI.dtype)
     floats = (*(t.float().contiguous() for t in (*taps, *decays, weight_I)),)
     sizes = int64s(S, H, P, G, N, W, groups, projected_SI.stride(0))
-    form = (ctypes.c_float(eps), is_narrow(projected_SI))
-    call("tandem_mamba_step", sizes, *form, *floats, projected_SI, halo_SWC, state_SHPN, y_SI)
+    form = (eps, is_narrow(projected_SI))
+    call("mamba_step", sizes, *form, *floats, projected_SI, halo_SWC, state_SHPN, y_SI)
     return y_SI

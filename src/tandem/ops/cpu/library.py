@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,27 @@ _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-ffp-contract=fast"),
 )
+
+
+# Arguments of each kernel: p a pointer, l an int64, i an int, f a float.
+_SIGNATURES = {
+    "ssd_forward": "pppi" + "p" * 10,
+    "ssd_backward": "pppi" + "p" * 16,
+    "conv_forward": "ppi" + "p" * 5,
+    "conv_backward": "ppi" + "p" * 8,
+    "norm_forward": "pfi" + "p" * 4,
+    "norm_backward": "pfi" + "p" * 7,
+    "swiglu_forward": "llipp",
+    "swiglu_backward": "llippp",
+    "softmax_gradient": "llipppp",
+    "gather_sum": "llli" + "p" * 4,
+    "scatter_gradient": "llli" + "p" * 6,
+    "linear": "llli" + "p" * 3,
+    "route": "lllli" + "p" * 6,
+    "experts_step": "pi" + "p" * 6,
+    "mamba_step": "pfi" + "p" * 10,
+}
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 
 
 @functools.cache
@@ -64,9 +86,7 @@ def kernels_for(*tensors: Tensor | None) -> ctypes.CDLL | None:
 
 def call(name: str, *arguments: Any) -> None:
     """Calls a kernel; tensors are passed as pointers to their data, None as a null pointer."""
-    kernels = library()
-    assert kernels is not None, "callers ask kernels_for first"
-    getattr(kernels, name)(*map(_argument, arguments))
+    _bound(name)(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])
 
 
 def int64s(*values: int) -> ctypes.Array[ctypes.c_int64]:
@@ -74,13 +94,18 @@ def int64s(*values: int) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def is_narrow(tensor: Tensor) -> ctypes.c_int:
-    """1 for bfloat16, 0 for float32, as kernels of both formats take it."""
-    return ctypes.c_int(tensor.dtype == torch.bfloat16)
+def is_narrow(tensor: Tensor) -> bool:
+    """True for bfloat16, False for float32, as kernels of both formats take it."""
+    return tensor.dtype == torch.bfloat16
 
 
-def _argument(value: Any) -> Any:
-    return ctypes.c_void_p(value.data_ptr()) if isinstance(value, Tensor) else value
+@functools.cache
+def _bound(name: str) -> Callable[..., None]:
+    kernels = library()
+    assert kernels is not None, "callers ask kernels_for first"
+    function = kernels[f"tandem_{name}"]
+    function.restype, function.argtypes = None, [_TYPES[letter] for letter in _SIGNATURES[name]]
+    return function
 
 
 def _build(compiler: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 Shapes: T tokens, D width, F expert width, V vocabulary, Q tokens of a block.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -45,8 +44,8 @@ def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) ->
     nll_Q = torch.empty(len(logits_QV))
     Q, V = logits_QV.shape
     call(
-        "tandem_softmax_gradient",
-        *(ctypes.c_int64(Q), ctypes.c_int64(V), is_narrow(logits_QV)),
+        "softmax_gradient",
+        *(Q, V, is_narrow(logits_QV)),
         *(logits_QV, targets_Q.contiguous(), weights_Q.float().contiguous(), nll_Q),
     )
     return nll_Q
@@ -59,9 +58,9 @@ def _norm(
     read = (_as_rows(x), None if gate is None else _as_rows(gate), weight_D.contiguous())
     T, D = read[0].shape
     sizes = int64s(T, D, groups, read[0].stride(0), 0 if read[1] is None else read[1].stride(0))
-    tables = (sizes, ctypes.c_float(eps), ctypes.c_int(_FORMS[x.dtype, dtype]))
+    tables = (sizes, eps, _FORMS[x.dtype, dtype])
     y = torch.empty(x.shape, dtype=dtype)
-    call("tandem_norm_forward", *tables, *read, y)
+    call("norm_forward", *tables, *read, y)
     return y, read, tables
 
 
@@ -69,8 +68,8 @@ def _swiglu(gate_up: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     read = gate_up.contiguous()
     F = read.shape[-1] // 2
     y = torch.empty(*read.shape[:-1], F, dtype=read.dtype)
-    sizes = (ctypes.c_int64(y.numel() // F), ctypes.c_int64(F), is_narrow(read))
-    call("tandem_swiglu_forward", *sizes, read, y)
+    sizes = (y.numel() // F, F, is_narrow(read))
+    call("swiglu_forward", *sizes, read, y)
     return y, read, sizes
 
 
@@ -88,7 +87,7 @@ class _Norm(torch.autograd.Function):
         dx = torch.empty(ctx.shape, dtype=x_TD.dtype)
         d_gate = None if gate_TD is None else torch.empty_like(dx)
         partial = torch.zeros(torch.get_num_threads(), len(weight))
-        call("tandem_norm_backward", *ctx.tables, x_TD, gate_TD, weight, dy.contiguous(), dx, d_gate, partial)
+        call("norm_backward", *ctx.tables, x_TD, gate_TD, weight, dy.contiguous(), dx, d_gate, partial)
         return dx, partial.sum(0), None, None, d_gate, None
 
 
@@ -103,7 +102,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx, dy: Tensor):  # noqa: ANN001, ANN205
         (given,) = ctx.saved_tensors
         d_given = torch.empty_like(given)
-        call("tandem_swiglu_backward", *ctx.sizes, given, dy.contiguous(), d_given)
+        call("swiglu_backward", *ctx.sizes, given, dy.contiguous(), d_given)
         return d_given
 
 

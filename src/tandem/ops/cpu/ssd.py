@@ -40,7 +40,7 @@ class _Scan(torch.autograd.Function):
         final = torch.empty(layout.documents, H, P, N)
         needs = any(ctx.needs_input_grad)
         entering = torch.empty(problem.chunks, H, _padded(N), _padded(P)) if needs else None
-        call("tandem_ssd_forward", *problem.tables, x, B, C, dt, A, D, initial, y, final, entering)
+        call("ssd_forward", *problem.tables, x, B, C, dt, A, D, initial, y, final, entering)
         ctx.save_for_backward(x, B, C, dt, A, D, entering)
         ctx.problem, ctx.has_state = problem, initial is not None
         return y, final
@@ -54,7 +54,7 @@ class _Scan(torch.autograd.Function):
         dB, dC = (torch.empty(problem.blocks, *B.shape) for _ in range(2))
         dA, dD = torch.empty(S, H), torch.empty(S, H)
         given = (x, B, C, dt, A, D, entering, dy_THP.contiguous(), d_final.contiguous())
-        call("tandem_ssd_backward", *problem.tables, *given, dx, d_dt, dB, dC, dA, dD, d_initial)
+        call("ssd_backward", *problem.tables, *given, dx, d_dt, dB, dC, dA, dD, d_initial)
         d_B, d_C = (t.sum(0).to(x.dtype) for t in (dB, dC))
         d_D = None if D is None else dD.sum(0)
         return dx, d_dt, dA.sum(0), d_B, d_C, d_D, d_initial if ctx.has_state else None, None

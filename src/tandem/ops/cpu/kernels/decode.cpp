@@ -2,8 +2,9 @@
 //
 // Shapes: S documents, D width, O outputs, E experts, K choices, F expert width, H heads, P head width, G groups, N state
 // width, C convolution channels, W taps. Products are summed in float.
-#include <vector>
+#include <omp.h>
 
+#include <vector>
 
 #include "tile.h"
 
@@ -25,22 +26,26 @@ inline float total(Vector v) {
   return sum;
 }
 
-// R rows of weights times X vectors; y[x * O + r].
-template <int R, int X, class W>
-inline void dots(const float* x, const W* w, int64_t D, float* y, int64_t O) {
-  Vector sum[X][R] = {};
+constexpr int64_t AHEAD = 4096;  // bytes of weights asked for early: the hardware stops asking at the end of a page
+
+// One row of weights times X vectors that lie D apart; rows are read one after the other, as memory likes it.
+template <int X, class W>
+inline void row_dots(const float* x, const W* w, int64_t D, float* y) {
+  constexpr int CHAINS = X == 1 ? 4 : 1;  // independent sums hide the latency of an addition
+  Vector sum[X][CHAINS] = {};
   int64_t d = 0;
-  for (; d + LANES <= D; d += LANES)
-    for (int r = 0; r < R; ++r) {
-      const Vector right = widened(w + r * D + d);
-      for (int i = 0; i < X; ++i) sum[i][r] += widened(x + i * D + d) * right;
+  for (; d + CHAINS * LANES <= D; d += CHAINS * LANES)
+    for (int c = 0; c < CHAINS; ++c) {
+      const W* at = w + d + c * LANES;
+      __builtin_prefetch((const char*)at + AHEAD);
+      const Vector right = widened(at);
+      for (int i = 0; i < X; ++i) sum[i][c] += widened(x + i * D + d + c * LANES) * right;
     }
-  for (int i = 0; i < X; ++i)
-    for (int r = 0; r < R; ++r) {
-      float value = total(sum[i][r]);
-      for (int64_t rest = d; rest < D; ++rest) value += x[i * D + rest] * widen(w[r * D + rest]);
-      y[i * O + r] = value;
-    }
+  for (int i = 0; i < X; ++i) {
+    for (int c = 1; c < CHAINS; ++c) sum[i][0] += sum[i][c];
+    y[i] = total(sum[i][0]);
+    for (int64_t rest = d; rest < D; ++rest) y[i] += x[i * D + rest] * widen(w[rest]);
+  }
 }
 
 template <class T>
@@ -50,35 +55,40 @@ std::vector<float> widened_rows(const T* x, int64_t count) {
   return wide;
 }
 
-// y = x w^T for w of O rows; weights are read once for up to 4 documents.
+// y = x w^T for w of O rows; a row is read once for up to 4 documents.
 template <class T, class W>
 void linear(int64_t S, int64_t D, int64_t O, const T* x, const W* w, T* y) {
-  constexpr int R = 4, X = 4;
+  constexpr int X = 4;
   const auto wide = widened_rows(x, S * D);
 #pragma omp parallel for schedule(static) if (O * D > ALONE)
-  for (int64_t o = 0; o < O; o += R) {
-    const int64_t rows = std::min<int64_t>(R, O - o);
+  for (int64_t o = 0; o < O; ++o) {
+    float out[X];
     for (int64_t s = 0, step; s < S; s += step) {
-      const float* from = wide.data() + s * D;
-      float out[X * R];
-      step = rows == R && S - s >= X ? X : 1;
+      step = S - s >= X ? X : 1;
       if (step == X)
-        dots<R, X>(from, w + o * D, D, out, R);
-      else if (rows == R)
-        dots<R, 1>(from, w + o * D, D, out, R);
+        row_dots<X>(wide.data() + s * D, w + o * D, D, out);
       else
-        for (int64_t r = 0; r < rows; ++r) dots<1, 1>(from, w + (o + r) * D, D, out + r, 1);
-      for (int64_t i = 0; i < step; ++i)
-        for (int64_t r = 0; r < rows; ++r) y[(s + i) * O + o + r] = narrow<T>(out[i * R + r]);
+        row_dots<1>(wide.data() + s * D, w + o * D, D, out);
+      for (int64_t i = 0; i < step; ++i) y[(s + i) * O + o] = narrow<T>(out[i]);
     }
   }
 }
 
-// sum += x w for `count` rows of w, each `stride` apart, over V vectors of columns.
-template <int V, class W>
-inline void add_rows(const float* x, const W* w, int64_t count, int64_t stride, Vector* sum) {
-  for (int64_t d = 0; d < count; ++d)
-    for (int v = 0; v < V; ++v) sum[v] += x[d] * widened(w + d * stride + v * LANES);
+// sum_c += x_d w_dc for rows w_d that lie `stride` apart. Four rows at once: sums stay in the first-level cache.
+template <class W>
+void add_rows(const float* x, const W* w, int64_t rows, int64_t stride, int64_t columns, float* sum) {
+  int64_t d = 0;
+  for (; d + 4 <= rows; d += 4) {
+    const W* row = w + d * stride;
+    for (int64_t c = 0; c < columns; c += LANES) {
+      Vector& to = *(Vector*)(sum + c);
+      for (int r = 0; r < 4; ++r) __builtin_prefetch(row + (4 + r) * stride + c);
+      to += x[d] * widened(row + c) + x[d + 1] * widened(row + stride + c) + x[d + 2] * widened(row + 2 * stride + c) +
+            x[d + 3] * widened(row + 3 * stride + c);
+    }
+  }
+  for (; d < rows; ++d)
+    for (int64_t c = 0; c < columns; c += LANES) *(Vector*)(sum + c) += x[d] * widened(w + d * stride + c);
 }
 
 struct Experts {
@@ -87,50 +97,52 @@ struct Experts {
   const float* weight;
 };
 
+// In how many parts to cut `columns` so that `choices` times as many tasks keep all threads busy.
+int64_t parts_of(int64_t columns, int64_t choices) {
+  const int64_t wanted = (omp_get_max_threads() + choices - 1) / choices;
+  return std::max<int64_t>(1, std::min(wanted, columns / 64));
+}
+
+// Columns of one part: multiples of LANES.
+struct Part {
+  int64_t first, count;
+  Part(int64_t columns, int64_t parts, int64_t index) {
+    const int64_t vectors = columns / LANES;
+    first = vectors * index / parts * LANES, count = vectors * (index + 1) / parts * LANES - first;
+  }
+};
+
 // y_s = sum_k weight[s, k] expert_k(x_s); F and D are multiples of LANES.
 template <class T, class W>
 void experts(const Experts& s, const T* x, const W* gate_up, const W* down, T* y) {
-  constexpr int V = 4;
+  const int64_t choices = s.S * s.K, parts_F = parts_of(s.F, choices), parts_D = parts_of(s.D, choices);
   const auto wide = widened_rows(x, s.S * s.D);
-  std::vector<float> hidden(s.S * s.K * s.F);
-  const int64_t tiles_F = (s.F + V * LANES - 1) / (V * LANES), tiles_D = (s.D + V * LANES - 1) / (V * LANES);
+  std::vector<float> gate(choices * s.F), up(choices * s.F), made(choices * s.D);
 #pragma omp parallel
   {
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < s.S * s.K * tiles_F; ++task) {
-      const int64_t choice = task / tiles_F, first = task % tiles_F * V * LANES;
+    for (int64_t task = 0; task < choices * parts_F; ++task) {
+      const int64_t choice = task / parts_F;
+      const Part part(s.F, parts_F, task % parts_F);
       const float* row = wide.data() + choice / s.K * s.D;
-      const W* w = gate_up + s.expert[choice] * s.D * 2 * s.F + first;
-      float* out = hidden.data() + choice * s.F + first;
-      const int64_t vectors = std::min<int64_t>(V, (s.F - first) / LANES);
-      Vector gate[V] = {}, up[V] = {};
-      if (vectors == V) {
-        add_rows<V>(row, w, s.D, 2 * s.F, gate);
-        add_rows<V>(row, w + s.F, s.D, 2 * s.F, up);
-      } else
-        for (int64_t v = 0; v < vectors; ++v) {
-          add_rows<1>(row, w + v * LANES, s.D, 2 * s.F, gate + v);
-          add_rows<1>(row, w + s.F + v * LANES, s.D, 2 * s.F, up + v);
-        }
-      for (int64_t v = 0; v < vectors; ++v)
-        for (int i = 0; i < LANES; ++i)
-          out[v * LANES + i] = gate[v][i] * sigmoid(gate[v][i]) * up[v][i] * s.weight[choice];
+      const W* w = gate_up + s.expert[choice] * s.D * 2 * s.F + part.first;
+      float *g = gate.data() + choice * s.F + part.first, *u = up.data() + choice * s.F + part.first;
+      add_rows(row, w, s.D, 2 * s.F, part.count, g);
+      add_rows(row, w + s.F, s.D, 2 * s.F, part.count, u);
+      for (int64_t f = 0; f < part.count; ++f) g[f] *= sigmoid(g[f]) * u[f] * s.weight[choice];
     }
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < s.S * tiles_D; ++task) {
-      const int64_t document = task / tiles_D, first = task % tiles_D * V * LANES;
-      const int64_t vectors = std::min<int64_t>(V, (s.D - first) / LANES);
-      Vector sum[V] = {};
-      for (int64_t k = document * s.K; k < (document + 1) * s.K; ++k) {
-        const W* w = down + s.expert[k] * s.F * s.D + first;
-        const float* row = hidden.data() + k * s.F;
-        if (vectors == V)
-          add_rows<V>(row, w, s.F, s.D, sum);
-        else
-          for (int64_t v = 0; v < vectors; ++v) add_rows<1>(row, w + v * LANES, s.F, s.D, sum + v);
-      }
-      for (int64_t v = 0; v < vectors; ++v)
-        for (int i = 0; i < LANES; ++i) y[document * s.D + first + v * LANES + i] = narrow<T>(sum[v][i]);
+    for (int64_t task = 0; task < choices * parts_D; ++task) {
+      const int64_t choice = task / parts_D;
+      const Part part(s.D, parts_D, task % parts_D);
+      const W* w = down + s.expert[choice] * s.F * s.D + part.first;
+      add_rows(gate.data() + choice * s.F, w, s.F, s.D, part.count, made.data() + choice * s.D + part.first);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < s.S * s.D; ++i) {
+      float sum = 0;
+      for (int64_t k = 0; k < s.K; ++k) sum += made[(i / s.D * s.K + k) * s.D + i % s.D];
+      y[i] = narrow<T>(sum);
     }
   }
 }
@@ -219,7 +231,7 @@ void route(int64_t S, int64_t D, int64_t E, int64_t K, const T* x, const float* 
   std::vector<float> rank(E);
   for (int64_t s = 0; s < S; ++s) {
     float* score = scores + s * E;
-    for (int64_t e = 0; e < E; ++e) dots<1, 1>(wide.data() + s * D, w + e * D, D, score + e, 1);
+    for (int64_t e = 0; e < E; ++e) row_dots<1>(wide.data() + s * D, w + e * D, D, score + e);
     const float top = *std::max_element(score, score + E);
     float sum = 0;
     for (int64_t e = 0; e < E; ++e) sum += score[e] = fast_exp(score[e] - top);
