@@ -66,7 +66,11 @@ class SequenceLayout:
         """S, the number of documents."""
         return len(self.lengths)
 
-    @property
+    @cached_property
+    def _arange_S(self) -> Tensor:
+        return torch.arange(self.documents, device=self.device)
+
+    @cached_property
     def is_step(self) -> bool:
         """True when every document brings exactly one token: the shape of a decode step."""
         return max(self.lengths) == 1
@@ -89,16 +93,22 @@ class SequenceLayout:
     @cached_property
     def offsets_S(self) -> Tensor:
         """Index of each document's first token in the packed order."""
+        if self.is_step:
+            return self._arange_S
         return self.lengths_S.cumsum(0) - self.lengths_S
 
     @cached_property
     def last_S(self) -> Tensor:
         """Index of each document's last token in the packed order."""
+        if self.is_step:
+            return self._arange_S
         return self.lengths_S.cumsum(0) - 1
 
     @cached_property
     def document_T(self) -> Tensor:
         """Which document each token belongs to."""
+        if self.is_step:
+            return self._arange_S
         return torch.repeat_interleave(torch.arange(self.documents, device=self.device), self.lengths_S)
 
     @cached_property
@@ -109,6 +119,8 @@ class SequenceLayout:
     @cached_property
     def position_T(self) -> Tensor:
         """Absolute position of each token in its document, counting what the state already holds."""
+        if self.is_step:
+            return self.starts_S
         return self.index_T + self.starts_S[self.document_T]
 
     @cached_property

@@ -76,8 +76,11 @@ def mamba_step(
     W, C = halo_SWC.shape[1] + 1, halo_SWC.shape[2]
     G = (C - H * P) // (2 * N)
     y_SI = torch.empty(S, H * P, dtype=projected_SI.dtype)
-    floats = (*(t.float().contiguous() for t in (*taps, *decays, weight_I)),)
+    same = len({t.dtype for t in (*taps, weight_I)}) == 1 and weight_I.dtype in (torch.float32, torch.bfloat16)
+    outer = (*taps, weight_I) if same else tuple(t.float() for t in (*taps, weight_I))
     sizes = int64s(S, H, P, G, N, W, groups, projected_SI.stride(0))
-    form = (eps, is_narrow(projected_SI))
-    call("mamba_step", sizes, *form, *floats, projected_SI, halo_SWC, state_SHPN, y_SI)
+    form = (eps, is_narrow(projected_SI), is_narrow(outer[2]))
+    taps_CW, bias_C, weight_I = (t.contiguous() for t in outer)
+    given = (taps_CW, bias_C, *(t.float().contiguous() for t in decays), weight_I)
+    call("mamba_step", sizes, *form, *given, projected_SI, halo_SWC, state_SHPN, y_SI)
     return y_SI

@@ -37,7 +37,7 @@ _SIGNATURES = {
     "ssd_backward": "pppi" + "p" * 16,
     "conv_forward": "ppi" + "p" * 5,
     "conv_backward": "ppi" + "p" * 8,
-    "norm_forward": "pfi" + "p" * 4,
+    "norm_forward": "pfii" + "p" * 4,
     "norm_backward": "pfi" + "p" * 7,
     "swiglu_forward": "llipp",
     "swiglu_backward": "llippp",
@@ -47,7 +47,7 @@ _SIGNATURES = {
     "linear": "llli" + "p" * 3,
     "route": "lllli" + "p" * 6,
     "experts_step": "pi" + "p" * 6,
-    "mamba_step": "pfi" + "p" * 10,
+    "mamba_step": "pfii" + "p" * 10,
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 

@@ -27,7 +27,7 @@ def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | No
     """`rms_norm` for the supported formats; x and gate have one dtype."""
     if torch.is_grad_enabled():
         return _Norm.apply(x, weight_D.float(), eps, groups, gate, dtype)
-    return _norm(x, weight_D.float(), eps, groups, gate, dtype)[0]  # a decode step feels the cost of `apply`
+    return _norm(x, weight_D, eps, groups, gate, dtype)[0]  # a decode step feels the cost of `apply`
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _norm(
     sizes = int64s(T, D, groups, read[0].stride(0), 0 if read[1] is None else read[1].stride(0))
     tables = (sizes, eps, _FORMS[x.dtype, dtype])
     y = torch.empty(x.shape, dtype=dtype)
-    call("norm_forward", *tables, *read, y)
+    call("norm_forward", *tables, is_narrow(read[2]), *read, y)
     return y, read, tables
 
 

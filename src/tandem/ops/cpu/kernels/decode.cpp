@@ -271,11 +271,14 @@ extern "C" void tandem_experts_step(const int64_t* sizes, int form, const void* 
 }
 
 // `sizes`: S, H, P, G, N, W, norm groups, row stride of the projection.
-extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, int narrow, const float* taps, const float* bias,
-                                  const float* A_log, const float* dt_bias, const float* D, const float* norm,
-                                  const void* in, void* halo, float* state, void* out) {
+extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, int narrow, int narrow_weights, const void* taps,
+                                  const void* bias, const float* A_log, const float* dt_bias, const float* D,
+                                  const void* norm, const void* in, void* halo, float* state, void* out) {
+  const int64_t inner = sizes[1] * sizes[2], channels = inner + 2 * sizes[3] * sizes[4];
+  const tandem::Floats wide_taps(taps, narrow_weights, channels * sizes[5]), wide_bias(bias, narrow_weights, channels);
+  const tandem::Floats wide_norm(norm, narrow_weights, inner);
   const tandem::Step s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                       sizes[7], eps,      taps,     bias,     A_log,    dt_bias,  D,        norm};
+                       sizes[7], eps, wide_taps, wide_bias, A_log, dt_bias, D, wide_norm};
   if (narrow)
     tandem::mamba_step(s, (const bf16*)in, (bf16*)halo, state, (bf16*)out);
   else

@@ -144,9 +144,10 @@ void softmax_gradient(int64_t rows, int64_t V, T* logits, const int64_t* targets
 using tandem::bf16;
 
 // `sizes`: T, D, groups, row strides of x and gate. `form`: 0 float to float, 1 bfloat16 to bfloat16, 2 float to bfloat16.
-extern "C" void tandem_norm_forward(const int64_t* sizes, float eps, int form, const void* x, const void* gate,
-                                    const float* weight, void* y) {
+extern "C" void tandem_norm_forward(const int64_t* sizes, float eps, int form, int narrow_weight, const void* x,
+                                    const void* gate, const void* given_weight, void* y) {
   const tandem::Norm s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], eps};
+  const tandem::Floats weight(given_weight, narrow_weight, s.D);
   if (form == 0) tandem::norm_forward(s, (const float*)x, (const float*)gate, weight, (float*)y);
   if (form == 1) tandem::norm_forward(s, (const bf16*)x, (const bf16*)gate, weight, (bf16*)y);
   if (form == 2) tandem::norm_forward(s, (const float*)x, (const float*)gate, weight, (bf16*)y);

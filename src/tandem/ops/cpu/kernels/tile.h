@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <vector>
 
 namespace tandem {
 
@@ -72,6 +73,22 @@ inline float fast_exp(float x) {
 }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+// Parameters of either format as floats; narrow ones are copied.
+class Floats {
+ public:
+  Floats(const void* from, bool is_narrow, int64_t count) : at_(static_cast<const float*>(from)) {
+    if (!is_narrow) return;
+    copy_.resize(count);
+    for (int64_t i = 0; i < count; ++i) copy_[i] = widen(static_cast<const bf16*>(from)[i]);
+    at_ = copy_.data();
+  }
+  operator const float*() const { return at_; }
+
+ private:
+  std::vector<float> copy_;
+  const float* at_;
+};
 
 // Zeroed scratch memory of one thread, handed out in 64-byte aligned pieces.
 class Scratch {
