@@ -25,6 +25,9 @@ class BenchArguments:
     pairs: int = 5
     """Pairs counted, after a warm-up."""
 
+    peer_keeps_memory: bool = False
+    """Give the peer the allocator setting of Tandem's training as well, which transformers does not make by itself."""
+
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), measures and prints a table."""
@@ -35,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
     table = Table("work", "Tandem tokens/s", "transformers tokens/s", "ratio (range)", title=title)
     for work in ("train",) if arguments.work == "train" else ("prefill", "decode", "decode-16"):
-        comparison = compare(work, pairs=arguments.pairs)
+        comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
         table.add_row(*comparison.row())
         if work == "train":
             rate = comparison.tokens[0] / min(comparison.ours) * flops(SHAPE, lengths=[ROW_TOKENS]).training

@@ -28,20 +28,20 @@ class Aux:
     Args:
         routings: one a layer with experts, in order.
         balance_weights: factor of each layer's balance loss.
-        zero: the balance loss of a dense model.
+        like: a tensor of the model, whose format and device the balance loss of a dense model takes.
     """
 
-    def __init__(self, routings: Sequence[Routing], balance_weights: Sequence[float], zero: Tensor) -> None:
-        self._routings = tuple(routings)
-        self._balance_weights = tuple(balance_weights)
-        self._zero = zero
+    def __init__(self, routings: Sequence[Routing], balance_weights: Sequence[float], like: Tensor) -> None:
+        self._routings = routings
+        self._balance_weights = balance_weights
+        self._like = like
 
     @cached_property
     def balance_loss(self) -> Tensor:
         """Mean over layers of E² · mean_e(f_e · p_e), each times its balance_weight; 0 for a dense model."""
         pairs = zip(self._balance_weights, self._routings, strict=True)
         losses = [weight * routing.balance_loss for weight, routing in pairs]
-        return torch.stack(losses).mean() if losses else self._zero
+        return torch.stack(losses).mean() if losses else self._like.new_zeros(())
 
     @cached_property
     def expert_load(self) -> Tensor | None:
@@ -131,6 +131,7 @@ class HybridLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self._balance_weights = tuple(mixture.config.balance_weight for mixture in self._mixtures())
         self._generator = torch.Generator().manual_seed(0)
         for mixture in self._mixtures():
             mixture.generator = self._generator
@@ -185,7 +186,7 @@ class HybridLM(nn.Module):
             x_TD = self.norm(x_TD, dtype=dtype)
         if state is not None:
             state.advance(layout.lengths)
-        return x_TD, self._aux(routings)
+        return x_TD, Aux(routings, self._balance_weights, self.embedding)
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Applies the head, which is the embedding when they are tied."""
@@ -237,10 +238,6 @@ class HybridLM(nn.Module):
     def _balance(self, load_FE: Tensor) -> None:
         for mixture, load_E in zip(self._mixtures(), load_FE, strict=True):
             mixture.update_bias(load_E)
-
-    def _aux(self, routings: list[Routing]) -> Aux:
-        weights = [mixture.config.balance_weight for mixture in self._mixtures()]
-        return Aux(routings, weights, self.embedding.new_zeros(()))
 
     def _check(
         self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear
 from tandem.nn.config import DenseConfig, MoEConfig
-from tandem.ops import SequenceLayout, route, route_weights, routed_experts, swiglu
+from tandem.ops import SequenceLayout, mixture, route, route_weights, routed_experts, swiglu
 
 
 class Dense(nn.Module):
@@ -120,11 +120,19 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
+        experts, shared, island = self.experts, self.shared, self.island
+        if route_TK is None and not self.training:  # nothing comes between choosing experts and using them
+            y_TD, *choice = mixture(
+                x_TD,
+                (island.weight, island.bias_E, self.config.top_k),
+                (experts.gate_up_EDF, experts.down_EFD),
+                (shared.gate_up.weight, shared.down.weight) if shared else None,
+            )
+            return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
-        experts = self.experts
         y_TD = routed_experts(x_TD, routing.expert_TK, routing.weight_TK, experts.gate_up_EDF, experts.down_EFD)
-        if self.shared:
-            y_TD = y_TD + self.shared(x_TD, layout)
+        if shared:
+            y_TD = y_TD + shared(x_TD, layout)
         return y_TD, routing
 
     def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:

@@ -61,7 +61,7 @@ class Mamba(nn.Module):
         """Mixes tokens; with a state, starts from it and leaves the new one in it."""
         config = self.config
         if state is not None and layout.is_step:
-            return self.out(self._step(self.into(x_TD), state))
+            return self._step(x_TD, state)
         z_TI, xBC_TC, dt_TH = self.into(x_TD).split([config.inner, config.conv_width, config.heads], dim=-1)
         inputs = self._convolve(xBC_TC, layout, state)
         x_TI, B_TGN, C_TGN = inputs.split([config.inner, *[config.groups * config.state] * 2], dim=-1)
@@ -76,13 +76,13 @@ class Mamba(nn.Module):
         )
         return self.out(self.norm(y_THP.flatten(1), gate=z_TI))
 
-    def _step(self, projected_SI: Tensor, state: SSMSlots) -> Tensor:
+    def _step(self, x_SD: Tensor, state: SSMSlots) -> Tensor:
         island, norm = self.island, self.norm
         return mamba_step(
-            projected_SI,
-            (self.conv_weight, self.conv_bias),
+            x_SD,
+            (self.into.weight, self.out.weight, self.conv_weight, self.conv_bias, norm.weight),
             (island.A_log, island.dt_bias, island.D),
-            (norm.weight, norm.eps, norm.groups),
+            (norm.eps, norm.groups),
             state.halo_SWC,
             state.state_SHPN,
         )

@@ -3,7 +3,7 @@
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
-from tandem.ops.experts import experts_reference, grouped_matmul, route, route_weights, routed_experts, swiglu
+from tandem.ops.experts import experts_reference, grouped_matmul, mixture, route, route_weights, routed_experts, swiglu
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step
@@ -23,6 +23,7 @@ __all__ = [
     "grouped_matmul",
     "linear",
     "mamba_step",
+    "mixture",
     "rms_norm",
     "rotary",
     "route",

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem.ops.cpu.decode import experts_are_supported, experts_step, route_step, step_is_supported
+from tandem.ops.cpu.decode import mixture_is_supported, mixture_step
 from tandem.ops.cpu.experts import gather_sum as cpu_gather_sum
 from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
+from tandem.ops.linear import linear
 
 _ROW_BLOCK = 32
 _FEW = 32  # tokens whose experts a CPU handles one choice at a time
@@ -37,6 +38,30 @@ def experts_reference(
     return torch.stack(rows)
 
 
+def mixture(
+    x_TD: Tensor,
+    router: tuple[Tensor, Tensor | None, int],
+    experts: tuple[Tensor, Tensor],
+    shared: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """shared(x) + Σ_{e in top-k} p_e expert_e(x): routing, routed experts and the shared one.
+
+    Args:
+        router: weight (E, D), selection bias (E) or None, and how many experts a token gets; see `route`.
+        experts: matrices of the routed experts, (E, D, 2F) and (E, F, D); see `routed_experts`.
+        shared: matrices of the expert that is always on, (2F, D) and (D, F), or None.
+    Returns:
+        y_TD in x's dtype, then what `route` returns.
+    """
+    if len(x_TD) <= _FEW and mixture_is_supported(x_TD, router[0], *experts, *(shared or ())):
+        return mixture_step(x_TD, router, experts, shared)
+    expert_TK, weight_TK, scores_TE = route(x_TD, *router)
+    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
+    if shared:
+        y_TD = y_TD + linear(swiglu(linear(x_TD, shared[0])), shared[1])
+    return y_TD, expert_TK, weight_TK, scores_TE
+
+
 def route(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Chooses experts by softmax(x Wᵀ), in the weight's dtype.
 
@@ -45,8 +70,6 @@ def route(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) ->
     Returns:
         expert_TK, the chosen experts; weight_TK, their scores renormalized to add up to 1; scores_TE.
     """
-    if len(x_TD) <= _FEW and weight_ED.dtype == torch.float32 and step_is_supported(x_TD, weight_ED):
-        return route_step(x_TD, weight_ED, bias_E, top_k)
     scores_TE = torch.softmax(x_TD.to(weight_ED.dtype) @ weight_ED.t(), dim=-1)
     ranked_TE = scores_TE if bias_E is None else scores_TE + bias_E
     expert_TK = ranked_TE.detach().topk(top_k, dim=-1).indices
@@ -67,9 +90,6 @@ def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_E
     Returns:
         y_TD, in x's dtype.
     """
-    few = len(x_TD) <= _FEW and experts_are_supported(gate_up_EDF, down_EFD)
-    if few and step_is_supported(x_TD, gate_up_EDF, down_EFD):
-        return experts_step(x_TD, expert_TK, weight_TK, gate_up_EDF, down_EFD)
     counts, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0])
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
     hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, counts))

@@ -1,13 +1,17 @@
 """Tandem beside transformers' GraniteMoeHybrid of one shape: the same tokens and threads, in interleaved pairs.
 
-Weights are random on both sides. The peer runs in the faster of float32 and bf16 autocast, tried first. Start at `compare`.
+Each side lives in a process of its own and is set up as its users would have it: Tandem with what its training loop and its
+generation set, the peer in the faster of float32 and bf16 autocast, tried first. Weights are random. Start at `compare`.
 """
 
 import importlib
+import importlib.util
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import torch
@@ -58,23 +62,29 @@ class Comparison:
         return [self.work, f"{ours:,.0f}", f"{theirs:,.0f} ({self.peer_precision})", spread]
 
 
-def compare(work: Work, *, pairs: int = 5) -> Comparison:
+def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> Comparison:
     """Runs both sides in turn, after a warm-up of each.
 
+    Args:
+        peer_keeps_memory: give the peer the allocator setting of Tandem's training (`keep_freed_memory`) as well.
     Raises:
         ImportError: transformers is missing.
         ValueError: fewer than one pair.
     """
     if pairs < 1:
         raise ValueError(f"pairs={pairs} is below 1; use 5 or more")
-    keep_freed_memory()  # as training does; it holds for both sides
-    torch.manual_seed(0)
-    ours = _ours(work)
-    peers = {precision: _peer(work, precision) for precision in ("float32", "bfloat16")}
-    _seconds(ours)
-    trials = {precision: min(_seconds(peer), _seconds(peer), _seconds(peer)) for precision, peer in peers.items()}
-    precision = min(trials, key=lambda name: trials[name])
-    times = [(_seconds(ours), _seconds(peers[precision])) for _ in range(pairs)]
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError("tandem bench needs transformers: pip install 'tandem-lm[bench]'")
+    ours = _Side(_ours, work, work == "train")
+    peers = {precision: _Side(_peer, work, precision, peer_keeps_memory) for precision in ("float32", "bfloat16")}
+    try:
+        ours.seconds()
+        trials = {name: min(peer.seconds() for _ in range(3)) for name, peer in peers.items()}
+        precision = min(trials, key=lambda name: trials[name])
+        times = [(ours.seconds(), peers[precision].seconds()) for _ in range(pairs)]
+    finally:
+        for side in (ours, *peers.values()):
+            side.close()
     counts = {"train": (ROWS * ROW_TOKENS,) * 2, "prefill": (PROMPT_TOKENS,) * 2, "decode": (32, 32)}
     return Comparison(
         work=work,
@@ -83,6 +93,43 @@ def compare(work: Work, *, pairs: int = 5) -> Comparison:
         tokens=counts.get(work, (32 * BATCH, 32)),
         peer_precision=precision,
     )
+
+
+class _Side:
+    """A process that builds one side with `make(*arguments)` and times a run of it whenever it is asked."""
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        threads = torch.get_num_threads()
+        self._process = context.Process(target=_answer, args=(theirs, threads, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def seconds(self) -> float:
+        """How long one run took."""
+        self._connection.send(True)
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise RuntimeError("a side of the benchmark ended; its error is printed above") from None
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join()
+
+
+def _answer(
+    connection: Connection, threads: int, make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run = make(*arguments)
+    try:
+        while connection.recv():
+            connection.send(_seconds(run))
+    except EOFError:  # the other end is closed
+        pass
 
 
 def matmul_peak(dtype: torch.dtype) -> float:
@@ -97,19 +144,25 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def _ours(work: Work) -> Callable[[], Any]:
+def _tokens(*shape: int) -> Tensor:
+    """The same tokens on both sides."""
+    return torch.randint(0, SHAPE.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+def _ours(work: Work, keeps_memory: bool) -> Callable[[], Any]:
+    if keeps_memory:
+        keep_freed_memory()
     model = HybridLM(SHAPE)
     precision = fast_precision()
     if work == "train":
         layout = SequenceLayout.from_lengths([ROW_TOKENS] * ROWS, chunk=SHAPE.chunk)
-        tokens = torch.randint(0, SHAPE.vocab_size, (ROWS * ROW_TOKENS,))
+        tokens = _tokens(ROWS * ROW_TOKENS)
         return _training(model, lambda: model.loss(tokens, layout, tokens).total, precision)
     model.eval()
     if precision == "bfloat16":
         model.bfloat16()
     if work == "prefill":
-        prompt = torch.randint(0, SHAPE.vocab_size, (PROMPT_TOKENS,))
-        return lambda: _our_prefill(model, prompt)
+        return lambda: _our_prefill(model, _tokens(PROMPT_TOKENS))
     return _our_decode(model, BATCH if work == "decode-16" else 1)
 
 
@@ -131,20 +184,19 @@ def _our_decode(model: HybridLM, sequences: int) -> Callable[[], Any]:
     return run
 
 
-def _peer(work: Work, precision: str) -> Callable[[], Any]:
-    try:
-        # On use: transformers is the extra `bench`, and slow to import.
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError("tandem bench needs transformers: pip install 'tandem-lm[bench]'") from error
+def _peer(work: Work, precision: str, keeps_memory: bool) -> Callable[[], Any]:
+    # On use: transformers is the extra `bench`, and slow to import.
+    transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
+    if keeps_memory:
+        keep_freed_memory()
     model = transformers.GraniteMoeHybridForCausalLM(_peer_config(transformers))
     if work == "train":
-        tokens = torch.randint(0, SHAPE.vocab_size, (ROWS, ROW_TOKENS))
+        tokens = _tokens(ROWS, ROW_TOKENS)
         return _training(model, lambda: model(input_ids=tokens, labels=tokens).loss, precision)
     model.eval()
     if work == "prefill":
-        prompt = torch.randint(0, SHAPE.vocab_size, (1, PROMPT_TOKENS))
+        prompt = _tokens(1, PROMPT_TOKENS)
         return _inference(lambda: model(input_ids=prompt, use_cache=True, logits_to_keep=1), precision)
     token, memory = torch.zeros(1, 1, dtype=torch.long), {}
 

@@ -7,7 +7,7 @@ G groups, N state width, C convolution channels, W taps.
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, is_narrow, library
+from tandem.ops.cpu.library import call, int64s, library
 
 _LANES = 16  # widths of experts must be multiples of the widest vector
 _FORMS = {
@@ -28,12 +28,6 @@ def step_is_supported(x: Tensor, *weights: Tensor) -> bool:
     return library() is not None
 
 
-def experts_are_supported(gate_up_EDF: Tensor, down_EFD: Tensor) -> bool:
-    """Whether the widths suit `experts_step`."""
-    _, F, D = down_EFD.shape
-    return gate_up_EDF.dtype == down_EFD.dtype and F % _LANES == 0 and D % _LANES == 0
-
-
 def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     """X Wᵀ over the last dimension, in x's dtype."""
     rows = x.contiguous()
@@ -43,44 +37,49 @@ def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     return y
 
 
-def route_step(x_SD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`tandem.ops.route` for a few tokens."""
-    (S, D), E = x_SD.shape, len(weight_ED)
+def mixture_is_supported(x: Tensor, router_ED: Tensor, gate_up_EDF: Tensor, *others: Tensor) -> bool:
+    """Whether `mixture_step` can take these: `step_is_supported`, one format of experts, and widths of whole vectors."""
+    _, D, F = gate_up_EDF.shape
+    return (
+        step_is_supported(x, gate_up_EDF, *others)
+        and router_ED.dtype == torch.float32
+        and len({gate_up_EDF.dtype, *(other.dtype for other in others)}) == 1
+        and F % (2 * _LANES) == D % _LANES == 0
+    )
+
+
+def mixture_step(
+    x_SD: Tensor,
+    router: tuple[Tensor, Tensor | None, int],
+    experts: tuple[Tensor, Tensor],
+    shared: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`tandem.ops.mixture` for a few tokens."""
+    (weight_ED, bias_E, top_k), (gate_up_EDF, down_EFD) = router, experts
+    (S, D), (E, F, _) = x_SD.shape, down_EFD.shape
     expert_SK, weight_SK, scores_SE = torch.empty(S, top_k, dtype=torch.long), torch.empty(S, top_k), torch.empty(S, E)
-    sizes = (S, D, E, top_k, is_narrow(x_SD))
-    call("route", *sizes, x_SD.contiguous(), weight_ED, bias_E, expert_SK, weight_SK, scores_SE)
-    return expert_SK, weight_SK, scores_SE
-
-
-def experts_step(x_SD: Tensor, expert_SK: Tensor, weight_SK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor) -> Tensor:
-    """`routed_experts` for a few tokens."""
-    (S, K), (_, F, D) = expert_SK.shape, down_EFD.shape
     y_SD = torch.empty_like(x_SD)
+    sizes = int64s(S, D, F, top_k, E, shared[1].shape[1] if shared else 0)
+    read = (x_SD.contiguous(), weight_ED, bias_E, gate_up_EDF, down_EFD, *(shared or (None, None)))
     form = _FORMS[x_SD.dtype, gate_up_EDF.dtype]
-    given = (x_SD.contiguous(), expert_SK.contiguous(), weight_SK.float().contiguous(), gate_up_EDF, down_EFD)
-    call("experts_step", int64s(S, D, F, K), form, *given, y_SD)
-    return y_SD
+    call("mixture", sizes, form, *read, expert_SK, weight_SK, scores_SE, y_SD)
+    return y_SD, expert_SK, weight_SK, scores_SE
 
 
 def mamba_step(
-    projected_SI: Tensor,
-    taps: tuple[Tensor, Tensor],
+    x_SD: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     decays: tuple[Tensor, Tensor, Tensor],
-    norm: tuple[Tensor, float, int],
+    norm: tuple[float, int],
     halo_SWC: Tensor,
     state_SHPN: Tensor,
 ) -> Tensor:
-    """`tandem.ops.mamba_step`: halo and state, both contiguous, are moved on in place."""
-    S, H, P, N = state_SHPN.shape
-    weight_I, eps, groups = norm
+    """`tandem.ops.mamba_step`; halo and state are moved on in place."""
+    _, H, P, N = state_SHPN.shape
+    S, D = x_SD.shape
     W, C = halo_SWC.shape[1] + 1, halo_SWC.shape[2]
-    G = (C - H * P) // (2 * N)
-    y_SI = torch.empty(S, H * P, dtype=projected_SI.dtype)
-    same = len({t.dtype for t in (*taps, weight_I)}) == 1 and weight_I.dtype in (torch.float32, torch.bfloat16)
-    outer = (*taps, weight_I) if same else tuple(t.float() for t in (*taps, weight_I))
-    sizes = int64s(S, H, P, G, N, W, groups, projected_SI.stride(0))
-    form = (eps, is_narrow(projected_SI), is_narrow(outer[2]))
-    taps_CW, bias_C, weight_I = (t.contiguous() for t in outer)
-    given = (taps_CW, bias_C, *(t.float().contiguous() for t in decays), weight_I)
-    call("mamba_step", sizes, *form, *given, projected_SI, halo_SWC, state_SHPN, y_SI)
-    return y_SI
+    sizes = int64s(S, H, P, (C - H * P) // (2 * N), N, W, norm[1], D)
+    y_SD = torch.empty_like(x_SD)
+    form = _FORMS[x_SD.dtype, weights[0].dtype]
+    call("mamba_step", sizes, norm[0], form, *weights, *decays, x_SD.contiguous(), halo_SWC, state_SHPN, y_SD)
+    return y_SD

@@ -45,9 +45,8 @@ _SIGNATURES = {
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
     "linear": "llli" + "p" * 3,
-    "route": "lllli" + "p" * 6,
-    "experts_step": "pi" + "p" * 6,
-    "mamba_step": "pfii" + "p" * 10,
+    "mixture": "pi" + "p" * 11,
+    "mamba_step": "pfi" + "p" * 12,
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 

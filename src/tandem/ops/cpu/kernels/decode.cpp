@@ -4,6 +4,7 @@
 // width, C convolution channels, W taps. Products are summed in float.
 #include <omp.h>
 
+#include <type_traits>
 #include <vector>
 
 #include "tile.h"
@@ -260,35 +261,64 @@ extern "C" void tandem_linear(int64_t S, int64_t D, int64_t O, int form, const v
   if (form == 3) tandem::linear(S, D, O, (const float*)x, (const bf16*)w, (float*)y);
 }
 
-// `sizes`: S, D, F, K.
-extern "C" void tandem_experts_step(const int64_t* sizes, int form, const void* x, const int64_t* expert,
-                                    const float* weight, const void* gate_up, const void* down, void* y) {
-  const tandem::Experts s{sizes[0], sizes[1], sizes[2], sizes[3], expert, weight};
-  if (form == 0) tandem::experts(s, (const float*)x, (const float*)gate_up, (const float*)down, (float*)y);
-  if (form == 1) tandem::experts(s, (const bf16*)x, (const bf16*)gate_up, (const bf16*)down, (bf16*)y);
-  if (form == 2) tandem::experts(s, (const bf16*)x, (const float*)gate_up, (const float*)down, (bf16*)y);
-  if (form == 3) tandem::experts(s, (const float*)x, (const bf16*)gate_up, (const bf16*)down, (float*)y);
+// Routed experts and, with `shared` F > 0, one that is always on. `sizes`: S, D, F, K, E, shared F.
+template <class T, class W>
+void mixture(const int64_t* sizes, const T* x, const float* router, const float* bias, const W* gate_up, const W* down,
+             const W* shared_gate_up, const W* shared_down, int64_t* expert, float* weight, float* scores, T* y) {
+  const int64_t S = sizes[0], D = sizes[1], K = sizes[3], F = sizes[5];
+  tandem::route(S, D, sizes[4], K, x, router, bias, expert, weight, scores);
+  tandem::experts(tandem::Experts{S, D, sizes[2], K, expert, weight}, x, gate_up, down, y);
+  if (F == 0) return;
+  std::vector<T> both(S * 2 * F), hidden(S * F), add(S * D);
+  tandem::linear(S, D, 2 * F, x, shared_gate_up, both.data());
+  for (int64_t s = 0; s < S; ++s)
+    for (int64_t f = 0; f < F; ++f) {
+      const float gate = tandem::widen(both[s * 2 * F + f]), up = tandem::widen(both[s * 2 * F + F + f]);
+      hidden[s * F + f] = tandem::narrow<T>(gate * tandem::sigmoid(gate) * up);
+    }
+  tandem::linear(S, F, D, hidden.data(), shared_down, add.data());
+  for (int64_t i = 0; i < S * D; ++i) y[i] = tandem::narrow<T>(tandem::widen(y[i]) + tandem::widen(add[i]));
 }
 
-// `sizes`: S, H, P, G, N, W, norm groups, row stride of the projection.
-extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, int narrow, int narrow_weights, const void* taps,
-                                  const void* bias, const float* A_log, const float* dt_bias, const float* D,
-                                  const void* norm, const void* in, void* halo, float* state, void* out) {
-  const int64_t inner = sizes[1] * sizes[2], channels = inner + 2 * sizes[3] * sizes[4];
-  const tandem::Floats wide_taps(taps, narrow_weights, channels * sizes[5]), wide_bias(bias, narrow_weights, channels);
-  const tandem::Floats wide_norm(norm, narrow_weights, inner);
-  const tandem::Step s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                       sizes[7], eps, wide_taps, wide_bias, A_log, dt_bias, D, wide_norm};
-  if (narrow)
-    tandem::mamba_step(s, (const bf16*)in, (bf16*)halo, state, (bf16*)out);
-  else
-    tandem::mamba_step(s, (const float*)in, (float*)halo, state, (float*)out);
+extern "C" void tandem_mixture(const int64_t* sizes, int form, const void* x, const float* router, const float* bias,
+                               const void* gate_up, const void* down, const void* shared_gate_up,
+                               const void* shared_down, int64_t* expert, float* weight, float* scores, void* y) {
+#define TANDEM_MIXTURE(T, W)                                                                                    \
+  mixture(sizes, (const T*)x, router, bias, (const W*)gate_up, (const W*)down, (const W*)shared_gate_up,        \
+          (const W*)shared_down, expert, weight, scores, (T*)y)
+  if (form == 0) TANDEM_MIXTURE(float, float);
+  if (form == 1) TANDEM_MIXTURE(bf16, bf16);
+  if (form == 2) TANDEM_MIXTURE(bf16, float);
+  if (form == 3) TANDEM_MIXTURE(float, bf16);
 }
 
-extern "C" void tandem_route(int64_t S, int64_t D, int64_t E, int64_t K, int narrow, const void* x, const float* w,
-                             const float* bias, int64_t* expert, float* weight, float* scores) {
-  if (narrow)
-    tandem::route(S, D, E, K, (const bf16*)x, w, bias, expert, weight, scores);
-  else
-    tandem::route(S, D, E, K, (const float*)x, w, bias, expert, weight, scores);
+// A Mamba-2 layer: projection, step, projection. `sizes`: S, H, P, G, N, W, norm groups, D. `weights`: into, out, taps,
+// bias and norm, all of one format.
+template <class T, class W>
+void mamba_layer(const int64_t* sizes, float eps, const void* const* weights, const float* A_log, const float* dt_bias,
+                 const float* skip, const T* x, T* halo, float* state, T* y) {
+  constexpr bool narrow = std::is_same<W, bf16>::value;
+  const int64_t S = sizes[0], D = sizes[7], inner = sizes[1] * sizes[2], channels = inner + 2 * sizes[3] * sizes[4];
+  const int64_t width = inner + channels + sizes[1];
+  const tandem::Floats taps(weights[2], narrow, channels * sizes[5]), bias(weights[3], narrow, channels);
+  const tandem::Floats norm(weights[4], narrow, inner);
+  std::vector<T> projected(S * width), mixed(S * inner);
+  const tandem::Step step{S,        sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], width,
+                          eps,      taps,     bias,     A_log,    dt_bias,  skip,     norm};
+  tandem::linear(S, D, width, x, (const W*)weights[0], projected.data());
+  tandem::mamba_step(step, projected.data(), halo, state, mixed.data());
+  tandem::linear(S, inner, D, mixed.data(), (const W*)weights[1], y);
+}
+
+extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, int form, const void* into, const void* out,
+                                  const void* taps, const void* bias, const void* norm, const float* A_log,
+                                  const float* dt_bias, const float* skip, const void* x, void* halo, float* state,
+                                  void* y) {
+  const void* weights[] = {into, out, taps, bias, norm};
+#define TANDEM_MAMBA(T, W) \
+  mamba_layer<T, W>(sizes, eps, weights, A_log, dt_bias, skip, (const T*)x, (T*)halo, state, (T*)y)
+  if (form == 0) TANDEM_MAMBA(float, float);
+  if (form == 1) TANDEM_MAMBA(bf16, bf16);
+  if (form == 2) TANDEM_MAMBA(bf16, float);
+  if (form == 3) TANDEM_MAMBA(float, bf16);
 }
