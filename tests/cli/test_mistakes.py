@@ -57,6 +57,7 @@ OPTIONS = [
     (("bench", "fly"), "work='fly' is no choice; use one of 'train', 'decode'"),
     (("bench", "train", "--pears", "3"), "--pears is unknown; did you mean --pairs?"),
     (("bench", "train", "--pairs", "x"), "--pairs='x' is not a whole number; give one"),
+    (("recipe", "twins", "--seeds", "0"), "seeds=0 is below 1"),
     (("report",), "RUN_DIR is missing"),
     (("report", "a", "b"), "b is unknown"),
     (("report", "nowhere"), "run_dir=nowhere is not a directory; give the run directory that holds metrics.jsonl"),

@@ -11,7 +11,7 @@ from tandem.recipes.twins import TwinsConfig
 
 def test_options_reach_the_recipe(monkeypatch: pytest.MonkeyPatch):
     seen: list[TwinsConfig] = []
-    monkeypatch.setattr(verb, "twins", seen.append)
+    monkeypatch.setattr(verb, "compare_twins", seen.append)
     options = "--data shards --seeds 2 --steps 5 --batch-tokens 64 --lr 1e-3 --device cpu --jobs 3 --against mamba"
     main(["recipe", "twins", *options.split()])
     assert seen == [

@@ -16,8 +16,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_shards(tmp_path_factory.mktemp("shards"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
+    """Runs that are compared use as many threads: sums depend on it. Fixtures of a module run under it too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

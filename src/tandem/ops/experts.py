@@ -16,7 +16,8 @@ from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
 from tandem.ops.linear import linear
 
 _ROW_BLOCK = 32
-_FEW = 32  # tokens whose experts a CPU handles one choice at a time
+_FEW = 4  # tokens: with more of them a CPU's matrix products are faster for the expert that all of them share
+_SOME = 32  # tokens: with more of them the routed experts are faster as matrix products too
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -53,10 +54,14 @@ def mixture(
     Returns:
         y_TD in x's dtype, then what `route` returns.
     """
-    if len(x_TD) <= _FEW and mixture_is_supported(x_TD, router[0], *experts, *(shared or ())):
+    by_choice = len(x_TD) <= _SOME and mixture_is_supported(x_TD, router[0], *experts, *(shared or ()))
+    if by_choice and len(x_TD) <= _FEW:
         return mixture_step(x_TD, router, experts, shared)
-    expert_TK, weight_TK, scores_TE = route(x_TD, *router)
-    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
+    if by_choice:
+        y_TD, expert_TK, weight_TK, scores_TE = mixture_step(x_TD, router, experts, None)
+    else:
+        expert_TK, weight_TK, scores_TE = route(x_TD, *router)
+        y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
     if shared:
         y_TD = y_TD + linear(swiglu(linear(x_TD, shared[0])), shared[1])
     return y_TD, expert_TK, weight_TK, scores_TE

@@ -40,8 +40,11 @@ def mamba_step(
     """
     into, out, weight_CW, bias_C, norm_I = weights
     A_log_H, dt_bias_H, D_H = decays
-    if len(x_SD) <= _FEW and _fits(x_SD, weights, decays, halo_SWC, state_SHPN):
-        return cpu_mamba_step(x_SD, weights, decays, norm, halo_SWC, state_SHPN)
+    if _fits(x_SD, weights, decays, halo_SWC, state_SHPN):
+        if len(x_SD) <= _FEW:
+            return cpu_mamba_step(x_SD, weights, decays, norm, halo_SWC, state_SHPN)
+        between = (None, None, weight_CW, bias_C, norm_I)
+        return linear(cpu_mamba_step(linear(x_SD, into), between, decays, norm, halo_SWC, state_SHPN), out)
     _, H, P, N = state_SHPN.shape
     C = len(weight_CW)
     z_SI, xBC_SC, dt_SH = linear(x_SD, into).split([H * P, C, H], dim=-1)

@@ -1,7 +1,7 @@
 """What the backward pass keeps of the forward pass, layer by layer.
 
 Counted are the tensors that autograd saves when PyTorch runs the layers one operation at a time; `torch.compile` saves
-fewer. The letters are those of `tandem.plan.parameters`, with Q tokens in a chunk of the scan. The scan is counted in
+fewer, and the C++ kernels of a CPU (`tandem.ops.cpu`) about half. The letters are those of `tandem.plan.parameters`, with Q tokens in a chunk of the scan. The scan is counted in
 its chunked form, whose Q × Q decays and scores are kept; attention in its fused form, whose scores are not.
 """
 

@@ -68,18 +68,18 @@ def mixture_step(
 
 def mamba_step(
     x_SD: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    weights: tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor],
     decays: tuple[Tensor, Tensor, Tensor],
     norm: tuple[float, int],
     halo_SWC: Tensor,
     state_SHPN: Tensor,
 ) -> Tensor:
-    """`tandem.ops.mamba_step`; halo and state are moved on in place."""
+    """`tandem.ops.mamba_step`; without its projections, from what the first gives to what the second takes."""
     _, H, P, N = state_SHPN.shape
     S, D = x_SD.shape
     W, C = halo_SWC.shape[1] + 1, halo_SWC.shape[2]
     sizes = int64s(S, H, P, (C - H * P) // (2 * N), N, W, norm[1], D)
-    y_SD = torch.empty_like(x_SD)
-    form = _FORMS[x_SD.dtype, weights[0].dtype]
-    call("mamba_step", sizes, norm[0], form, *weights, *decays, x_SD.contiguous(), halo_SWC, state_SHPN, y_SD)
-    return y_SD
+    y = torch.empty_like(x_SD) if weights[1] is not None else x_SD.new_empty(S, H * P)
+    form = _FORMS[x_SD.dtype, weights[2].dtype]
+    call("mamba_step", sizes, norm[0], form, *weights, *decays, x_SD.contiguous(), halo_SWC, state_SHPN, y)
+    return y

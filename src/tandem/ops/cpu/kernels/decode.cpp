@@ -292,8 +292,8 @@ extern "C" void tandem_mixture(const int64_t* sizes, int form, const void* x, co
   if (form == 3) TANDEM_MIXTURE(float, bf16);
 }
 
-// A Mamba-2 layer: projection, step, projection. `sizes`: S, H, P, G, N, W, norm groups, D. `weights`: into, out, taps,
-// bias and norm, all of one format.
+// A Mamba-2 layer: projection, step, projection; with null projections, the step alone. `sizes`: S, H, P, G, N, W, norm
+// groups, D. `weights`: into, out, taps, bias and norm, all of one format.
 template <class T, class W>
 void mamba_layer(const int64_t* sizes, float eps, const void* const* weights, const float* A_log, const float* dt_bias,
                  const float* skip, const T* x, T* halo, float* state, T* y) {
@@ -302,9 +302,10 @@ void mamba_layer(const int64_t* sizes, float eps, const void* const* weights, co
   const int64_t width = inner + channels + sizes[1];
   const tandem::Floats taps(weights[2], narrow, channels * sizes[5]), bias(weights[3], narrow, channels);
   const tandem::Floats norm(weights[4], narrow, inner);
-  std::vector<T> projected(S * width), mixed(S * inner);
   const tandem::Step step{S,        sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], width,
                           eps,      taps,     bias,     A_log,    dt_bias,  skip,     norm};
+  if (!weights[0]) return tandem::mamba_step(step, x, halo, state, y);
+  std::vector<T> projected(S * width), mixed(S * inner);
   tandem::linear(S, D, width, x, (const W*)weights[0], projected.data());
   tandem::mamba_step(step, projected.data(), halo, state, mixed.data());
   tandem::linear(S, inner, D, mixed.data(), (const W*)weights[1], y);
