@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.arguments import parse
-from tandem.plan import flops
-from tandem.recipes.benchmark import ROW_TOKENS, SHAPE, compare, matmul_peak
+from tandem.recipes.benchmark import Ceiling, compare
 from tandem.recipes.quickstart import fast_precision
 
 
@@ -33,16 +32,12 @@ def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), measures and prints a table."""
     arguments = parse(BenchArguments, "tandem bench", argv)
     precision = fast_precision()
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    peak = matmul_peak(dtype)
+    ceiling = Ceiling.measure(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
-    table = Table("work", "Tandem tokens/s", "transformers tokens/s", "ratio (range)", title=title)
+    columns = ("work", "Tandem tokens/s", "its share of the measured ceiling", "transformers tokens/s", "ratio (range)")
+    table = Table(*columns, title=title)
     for work in ("train",) if arguments.work == "train" else ("prefill", "decode", "decode-16"):
         comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
-        table.add_row(*comparison.row())
-        if work == "train":
-            rate = comparison.tokens[0] / min(comparison.ours) * flops(SHAPE, lengths=[ROW_TOKENS]).training
-            table.caption = (
-                f"{rate / 1e9:.0f} GFLOP/s of the {peak / 1e9:.0f} a {precision} product reaches: {rate / peak:.0%}"
-            )
+        name, ours, theirs, ratio = comparison.row()
+        table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
     Console().print(table)
