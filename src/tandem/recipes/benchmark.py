@@ -78,8 +78,8 @@ class Ceiling:
     """What this machine does at best in a number format, measured.
 
     Attributes:
-        matmul: operations a second of a 1,024 × 1,024 × 1,024 product, the best of ten.
-        read: bytes a second of the sum of 256 MiB, the best of ten.
+        matmul: operations a second of a 1,024 × 1,024 × 1,024 product, the best of a hundred.
+        read: bytes a second of the sum of 256 MiB, the best of a hundred.
         value_bytes: bytes of a number.
     """
 
@@ -89,12 +89,12 @@ class Ceiling:
 
     @classmethod
     def measure(cls, dtype: torch.dtype) -> "Ceiling":
-        """Takes about a second."""
+        """Takes a few seconds: only the best of many runs tells what a shared machine can do."""
         a, b = torch.randn(2, 1024, 1024).to(dtype)
         many = torch.ones(1 << 26)
         return cls(
-            matmul=2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(10)),
-            read=many.nbytes / min(_seconds(many.sum) for _ in range(10)),
+            matmul=2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(100)),
+            read=many.nbytes / min(_seconds(many.sum) for _ in range(100)),
             value_bytes=dtype.itemsize,
         )
 

@@ -45,6 +45,7 @@ _SIGNATURES = {
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
     "linear": "llli" + "p" * 3,
+    "attention_step": "ppi" + "p" * 4,
     "mixture": "pi" + "p" * 11,
     "mamba_step": "pfi" + "p" * 12,
 }
