@@ -57,7 +57,7 @@ class QuickstartConfig:
     """Files or directories of your own UTF-8 text, in place of the corpus `quickstart`."""
 
     steps: int = STEPS
-    """Optimizer steps; the default takes 8 minutes on two quiet cores with bf16 instructions."""
+    """Optimizer steps; the default takes 5 to 8 minutes on two cores with bf16 instructions."""
 
     batch_tokens: int = 2048
     """Tokens of one step."""
