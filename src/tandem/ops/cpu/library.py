@@ -64,6 +64,8 @@ def library() -> ctypes.CDLL | None:
     path = _cache() / f"tandem-{_key(compiler)}.so"
     try:
         if not path.is_file():
+            # Louder than its importance: who waits in a terminal should know for what.
+            _logger.warning("building CPU kernels with %s, once for this processor, about 10 s", Path(compiler).name)
             _build(compiler, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
