@@ -135,6 +135,13 @@ def test_bundle_stores_the_model_in_bf16(config: QuickstartConfig, output: str):
         assert torch.equal(bundled[name], weight if kept else weight.bfloat16())
 
 
+def test_a_bundle_tells_how_it_was_made(config: QuickstartConfig, output: str):
+    nano = Path(hub.__file__).parent / "bundled/nano"
+    assert (nano / "metrics.jsonl").read_bytes() == (config.run_dir / "metrics.jsonl").read_bytes()
+    assert json.loads((nano / "run.json").read_text())["train"]["seed"] == 0
+    assert json.loads((nano / "summary.json").read_text())["command"].startswith("tandem quickstart --steps 4")
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     config: QuickstartConfig, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +94,11 @@ def run_quickstart(config: QuickstartConfig) -> Path | None:
         return None
 
     model, tokenizer, _ = hub.load(config.run_dir / "model")
-    if config.bundle:
-        hub.save(model, tokenizer, Path(hub.__file__).parent / "bundled" / "nano", dtype="bfloat16")
     summary = _summary(config, prepared, shards, model, tokenizer, result)
     with atomic_path(config.run_dir / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    if config.bundle:
+        _bundle(config.run_dir, model, tokenizer)
     report = write_report(config.run_dir)
     _print(console, summary, seconds, report, config.run_dir / "model")
     return config.run_dir / "model"
@@ -131,6 +132,17 @@ def fast_precision() -> Literal["float32", "bfloat16"]:
     """The number format that this machine multiplies fastest: bf16 where the processor has it natively."""
     native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if native else "float32"
+
+
+def _bundle(run_dir: Path, model: HybridLM, tokenizer: Tokenizer) -> None:
+    """The model, and beside it what made it: settings with the seed (run.json), metrics and summary."""
+    nano = Path(hub.__file__).parent / "bundled" / "nano"
+    hub.save(model, tokenizer, nano, dtype="bfloat16")
+    for name in ("metrics.jsonl", "summary.json"):
+        shutil.copyfile(run_dir / name, nano / name)
+    settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    settings["data"] = [Path(path).name for path in settings["data"]]  # where it lay on this machine tells nothing
+    (nano / "run.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _summary(
