@@ -30,7 +30,7 @@ from tandem.data import (
 from tandem.nn import HybridLM, ModelConfig
 from tandem.plan import all_attention, memory, parameters
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining
-from tandem.report import atomic_path, write_report
+from tandem.report import atomic_directory, atomic_path, write_report
 from tandem.serve import Sampling, generate_tokens
 from tandem.train import OptimizerConfig, RunResult, ScheduleConfig, SpikeConfig, TrainConfig
 
@@ -135,14 +135,15 @@ def fast_precision() -> Literal["float32", "bfloat16"]:
 
 
 def _bundle(run_dir: Path, model: HybridLM, tokenizer: Tokenizer) -> None:
-    """The model, and beside it what made it: settings with the seed (run.json), metrics and summary."""
-    nano = Path(hub.__file__).parent / "bundled" / "nano"
-    hub.save(model, tokenizer, nano, dtype="bfloat16")
-    for name in ("metrics.jsonl", "summary.json"):
-        shutil.copyfile(run_dir / name, nano / name)
-    settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-    settings["data"] = [Path(path).name for path in settings["data"]]  # where it lay on this machine tells nothing
-    (nano / "run.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    """The model as bundled/nano, and in bundled/nano-run what made it: settings with the seed, metrics and summary."""
+    bundled = Path(hub.__file__).parent / "bundled"
+    hub.save(model, tokenizer, bundled / "nano", dtype="bfloat16")
+    with atomic_directory(bundled / "nano-run") as made:
+        for name in ("metrics.jsonl", "summary.json"):
+            shutil.copyfile(run_dir / name, made / name)
+        settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        settings["data"] = [Path(path).name for path in settings["data"]]  # where it lay on this machine tells nothing
+        (made / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _summary(
