@@ -1,0 +1,318 @@
+"""The SSD scan of Mamba-2 as Triton kernels, forward and backward; `tandem.ops.ssd_chunked` calls it.
+
+Forwards, a program walks the chunks of one document and one head with the state in registers (`scan_kernels.py`).
+Backwards, the states between chunks are found again rather than kept, then all chunks are worked on at once
+(`scan_backward_kernels.py`). Matrix products take x's dtype and sum in float32; decays, the state and its recurrence are
+float32. No sum uses atomics, so results repeat bit for bit.
+
+Shapes: T tokens, S documents, K segments of documents, C chunks, H heads, P head width, G groups of heads sharing B and C,
+N state width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from tandem.ops.layout import SequenceLayout
+from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel, gradients_kernel
+from tandem.ops.triton.scan_kernels import decays_kernel, forward_kernel, passing_kernel, states_kernel
+from tandem.ops.triton.tables import ScanTables, scan_tables, segment_ends
+
+_WALKS = 512  # programs that walk chunks one after the other: about four on each of an H100's 132 processors
+_SHORTEST = 1024  # tokens of a segment; shorter ones are not worth finding their states twice
+_GRADIENTS = 1024  # programs that take some heads of a group in a chunk
+_HEADS = 16  # of a tile in the kernels that turn (T, H) to (H, T)
+
+
+def scan_is_supported(x_THP: Tensor, B_TGN: Tensor) -> bool:
+    """Whether the kernels have room for these widths: a head's state has to fit in the registers of a program."""
+    P, N = (triton.next_power_of_2(t.shape[2]) for t in (x_THP, B_TGN))
+    return P <= 128 and N <= 256 and P * N <= 65_536 // x_THP.element_size() // 2
+
+
+def scan(
+    x_THP: Tensor,
+    dt_TH: Tensor,
+    A_H: Tensor,
+    B_TGN: Tensor,
+    C_TGN: Tensor,
+    layout: SequenceLayout,
+    D_H: Tensor | None,
+    state_SHPN: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`ssd_reference` for x, B and C of one dtype, float32 or narrower; rows of all inputs may lie apart."""
+    x, B, C = (_in_rows(t) for t in (x_THP, B_TGN, C_TGN))
+    skip = None if D_H is None else D_H.float()
+    state = None if state_SHPN is None else state_SHPN.float()
+    y_THP, final_SHPN, _ = ssd_forward(x, dt_TH.float(), A_H.float(), B, C, skip, state, layout.lengths)
+    return y_THP, final_SHPN
+
+
+@torch.library.custom_op("tandem::ssd_forward", mutates_args=())
+def ssd_forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor | None,
+    lengths: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y_THP, the final state_SHPN and the states entering the segments, (K, H, P, N), empty where those are documents."""
+    with torch.cuda.device_of(x):
+        problem = _Problem.of(x, B, C, lengths)
+        decay_3HT = problem.decays(dt, A)
+        start_KHPN = problem.segment_states(x, B, decay_3HT, state, reverse=False)
+        y, final = x.new_empty(x.shape), problem.states(problem.S)
+        sizes, strides = (problem.T, problem.H, problem.R), (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
+        tables = problem.tables
+        forward_kernel[problem.walks](
+            *(x, B, C, decay_3HT, D, tables.segments_K5, start_KHPN, y, final),
+            *(*sizes, *strides),
+            **problem.widths(whole=False),
+            **_launch(x, "forward"),
+        )
+    return y, final, start_KHPN if problem.is_cut and start_KHPN is not None else final.new_empty(0)
+
+
+@ssd_forward.register_fake
+def _(x, dt, A, B, C, D, state, lengths):  # noqa: ANN001, ANN202, PLR0913
+    (_, H, P), N = x.shape, B.shape[2]
+    S, K = len(lengths), _segments(lengths, H, P, _chunk(x))
+    final = x.new_empty((S, H, P, N), dtype=torch.float32)
+    return x.new_empty(x.shape), final, final.new_empty((K, H, P, N) if K > S else (0,))
+
+
+@torch.library.custom_op("tandem::ssd_backward", mutates_args=())
+def ssd_backward(  # noqa: PLR0913
+    dy: Tensor,
+    d_final: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    start: Tensor | None,
+    lengths: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, dt, A, B, C, D and the initial state; `start` is the state that enters each segment, or None."""
+    with torch.cuda.device_of(x):
+        problem = _Problem.of(x, B, C, lengths)
+        decay_3HT = problem.decays(dt, A)
+        entering = problem.chunk_states(x, B, decay_3HT, start, None, reverse=False)
+        d_start = problem.segment_states(dy, C, decay_3HT, d_final, reverse=True)
+        d_state = problem.states(problem.S)
+        leaving = problem.chunk_states(dy, C, decay_3HT, d_start, d_state, reverse=True)
+        dx, dB, dC, parts_4HT, totals_2CH = _chunk_gradients(problem, x, B, C, dy, decay_3HT, D, entering, leaving)
+        d_dt, dA_CH = torch.empty_like(dt, memory_format=torch.contiguous_format), torch.empty_like(totals_2CH[0])
+        sizes = (problem.T, problem.H, problem.Q, _HEADS)
+        decay_gradients_kernel[problem.turns](
+            parts_4HT, totals_2CH, decay_3HT, A, problem.tables.chunks_C2, d_dt, dA_CH, *sizes
+        )
+    return dx, d_dt, dA_CH.sum(0), dB, dC, totals_2CH[1].sum(0), d_state
+
+
+@ssd_backward.register_fake
+def _(dy, d_final, x, dt, A, B, C, D, start, lengths):  # noqa: ANN001, ANN202, PLR0913
+    d_state = x.new_empty((len(lengths), *x.shape[1:], B.shape[2]), dtype=torch.float32)
+    made = (x.new_empty(x.shape), dt.new_empty(dt.shape), A.new_empty(A.shape))
+    return *made, B.new_empty(B.shape), C.new_empty(C.shape), A.new_empty(A.shape), d_state
+
+
+def _keep(ctx, inputs, output) -> None:  # noqa: ANN001
+    x, dt, A, B, C, D, state, lengths = inputs
+    _, _, entering = output
+    ctx.save_for_backward(x, dt, A, B, C, D, entering if entering.numel() else state)
+    ctx.lengths, ctx.has_skip, ctx.has_state = lengths, D is not None, state is not None
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, dy: Tensor | None, d_final: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    x, *_ = ctx.saved_tensors
+    dy = torch.zeros_like(x) if dy is None else _in_rows(dy)
+    d_final = None if d_final is None else d_final.contiguous()
+    *gradients, dD, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
+    return *gradients, dD if ctx.has_skip else None, d_state if ctx.has_state else None, None
+
+
+ssd_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Sizes, tables and launches that both directions share."""
+
+    like: Tensor
+    S: int
+    K: int
+    T: int
+    H: int
+    P: int
+    G: int
+    N: int
+    Q: int
+    tables: ScanTables
+
+    @classmethod
+    def of(cls, x: Tensor, B: Tensor, C: Tensor, lengths: Sequence[int]) -> "_Problem":
+        (T, H, P), (_, G, N), Q = x.shape, B.shape, _chunk(x)
+        tables = scan_tables(tuple(lengths), Q, _longest(lengths, H, P), x.device)
+        return cls(x, len(lengths), len(tables.segments_K5), T, H, P, G, N, Q, tables)
+
+    @property
+    def R(self) -> int:
+        """Heads of a group."""
+        return self.H // self.G
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some document is more than one segment."""
+        return self.K > self.S
+
+    @property
+    def walks(self) -> tuple[int, int]:
+        """The grid of the kernels that walk along segments."""
+        return self.K * self.H, _tiles(self.P)
+
+    @property
+    def turns(self) -> tuple[int, int]:
+        """The grid of the kernels that turn (T, H) to (H, T)."""
+        return len(self.tables.chunks_C2), triton.cdiv(self.H, _HEADS)
+
+    def states(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.like.new_empty(count, self.H, self.P, self.N, dtype=dtype)
+
+    def widths(self, *, whole: bool) -> dict[str, Any]:
+        """Widths and padded widths; a program takes the whole of P, or, where `walks` cuts it, a part."""
+        P, N = (max(16, triton.next_power_of_2(n)) for n in (self.P, self.N))
+        blocks = {"BLOCK_P": P if whole else P // _tiles(self.P), "BLOCK_N": N}
+        precision = "tf32x3" if self.like.dtype == torch.float32 else "tf32"
+        return {"P": self.P, "N": self.N, "Q": self.Q, **blocks, "PRECISION": precision}
+
+    def decays(self, dt: Tensor, A: Tensor) -> Tensor:
+        """Prefix sums of the chunks' log-decays in two parts, and dt, (3, H, T)."""
+        dt = dt if dt.stride(1) == 1 else dt.contiguous()
+        decay_3HT = dt.new_empty(3, self.H, self.T)
+        sizes = (self.T, self.H, dt.stride(0), self.Q, _HEADS)
+        decays_kernel[self.turns](dt, A, decay_3HT, self.tables.chunks_C2, *sizes)
+        return decay_3HT
+
+    def segment_states(
+        self, value: Tensor, key: Tensor, decay_3HT: Tensor, start: Tensor | None, *, reverse: bool
+    ) -> Tensor | None:
+        """The state that enters each segment (in reverse: its gradient, from behind), from the documents' own."""
+        if not self.is_cut:
+            return start
+        states, decay_KH = self.states(self.K), decay_3HT.new_empty(self.K, self.H)
+        self._walk(value, key, decay_3HT, (None, None, states, decay_KH), reverse=reverse, local=True)
+        PN, block = self.P * self.N, 1024
+        grid = (self.S * self.H, triton.cdiv(PN, block))
+        passing_kernel[grid](states, decay_KH, start, self.tables.documents_S2, self.H, PN, reverse, block)
+        return states
+
+    def chunk_states(
+        self,
+        value: Tensor,
+        key: Tensor,
+        decay_3HT: Tensor,
+        start: Tensor | None,
+        end: Tensor | None,
+        *,
+        reverse: bool,
+    ) -> Tensor:
+        """The state that enters each chunk, (C, H, N, P) in x's dtype; the documents' last one goes to `end`."""
+        states = self.states(len(self.tables.chunks_C2), self.like.dtype)
+        self._walk(value, key, decay_3HT, (start, states, end, None), reverse=reverse, local=False)
+        return states
+
+    def _walk(
+        self,
+        value: Tensor,
+        key: Tensor,
+        decay_3HT: Tensor,
+        states: tuple[Tensor | None, ...],
+        *,
+        reverse: bool,
+        local: bool,
+    ) -> None:
+        strides = (*value.stride()[:2], *key.stride()[:2])
+        states_kernel[self.walks](
+            *(value, key, decay_3HT, self.tables.segments_K5, *states),
+            *(self.T, self.H, self.R, *strides),
+            **self.widths(whole=False),
+            REVERSE=reverse,
+            LOCAL=local,
+            **_launch(self.like, "states"),
+        )
+
+
+def _chunk_gradients(  # noqa: PLR0913
+    problem: _Problem,
+    x: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dy: Tensor,
+    decay_3HT: Tensor,
+    D: Tensor | None,
+    entering: Tensor,
+    leaving: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    chunks, T, H, G = len(problem.tables.chunks_C2), problem.T, problem.H, problem.G
+    blocks = _blocks(chunks * G, problem.R)
+    dx, parts_4HT, totals_2CH = x.new_empty(x.shape), decay_3HT.new_empty(4, H, T), decay_3HT.new_empty(2, chunks, H)
+    dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
+    strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
+    gradients_kernel[(chunks * G * blocks,)](
+        *(x, B, C, dy, decay_3HT, D, entering, leaving, problem.tables.chunks_C2),
+        *(dx, dB, dC, parts_4HT, totals_2CH),
+        *(T, H, G, problem.R, *strides, blocks),
+        **problem.widths(whole=True),
+        **_launch(x, "gradients"),
+    )
+    dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
+    return dx, dB, dC, parts_4HT, totals_2CH
+
+
+def _blocks(sets: int, heads: int) -> int:
+    """In how many blocks to cut the heads of a group so that all processors find work; a divisor of `heads`.
+
+    As few as possible: each block computes the products of B and C again and has gradients of its own for them.
+    """
+    return next(n for n in range(1, heads + 1) if heads % n == 0 and (n * sets >= _GRADIENTS or n == heads))
+
+
+def _chunk(x: Tensor) -> int:
+    """Tokens of a chunk: what the tensor cores take at once, or, in float32, what fits the shared memory."""
+    return 32 if x.dtype == torch.float32 else 64
+
+
+def _tiles(P: int) -> int:
+    """In how many parts to cut the rows of a state."""
+    return 2 if P == 128 else 1
+
+
+def _longest(lengths: Sequence[int], H: int, P: int) -> int:
+    return max(_SHORTEST, sum(lengths) * H * _tiles(P) // _WALKS)
+
+
+def _segments(lengths: Sequence[int], H: int, P: int, Q: int) -> int:
+    return sum(len(segment_ends(length, Q, _longest(lengths, H, P))) for length in lengths)
+
+
+def _launch(x: Tensor, kernel: str) -> dict[str, int]:
+    """Warps of a program and loads in flight, measured on an H100 at 64 heads × 64, state 128, bfloat16."""
+    if x.dtype == torch.float32:
+        return {"num_warps": 8, "num_stages": 1}
+    warps, stages = {"forward": (4, 2), "states": (4, 3), "gradients": (8, 1)}[kernel]
+    return {"num_warps": warps, "num_stages": stages}
+
+
+def _in_rows(t: Tensor) -> Tensor:
+    """The same values with channels side by side; tokens and heads may lie apart, as in a slice of a projection."""
+    return t if t.stride(2) == 1 else t.contiguous()

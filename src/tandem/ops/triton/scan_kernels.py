@@ -1,0 +1,294 @@
+# ruff: noqa: ANN001, ANN202, PLR0913
+"""Triton kernels of the SSD scan, forwards; `scan.py` launches them.
+
+A program of `forward_kernel` walks the chunks of a segment with one head's state in registers, so that x, B, C and y
+cross the memory once and no state does. Where documents are so few and long that segments are parts of them, the state
+that each segment adds by itself is found first (`states_kernel`), then passed along the document (`passing_kernel`).
+
+Shapes: T tokens, H heads, P head width, G groups, N state width, Q tokens of a chunk, K segments, S documents. Blocks are
+padded to powers of two. In chunk tokens i and j, f_i is the decay from the chunk's start through i, e_j from behind j to
+its end, L_ij from behind j through i.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from tandem.ops.triton import tables
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_FIRST, _LAST = tl.constexpr(tables.FIRST), tl.constexpr(tables.LAST)
+
+
+@no_type_check
+@triton.jit
+def load_rows(pointer, stride, row_Q, valid_Q, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """(Q, BLOCK) of rows that lie `stride` apart; zero where a row is not valid or a column is past WIDTH."""
+    column = tl.arange(0, BLOCK)
+    mask = valid_Q[:, None]
+    if BLOCK != WIDTH:
+        mask = mask & (column < WIDTH)[None, :]
+    return tl.load(pointer + row_Q[:, None] * stride + column[None, :], mask=mask, other=0.0)
+
+
+@no_type_check
+@triton.jit
+def store_rows(pointer, stride, row_Q, valid_Q, value, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """The inverse of `load_rows`, in the pointer's dtype."""
+    column = tl.arange(0, BLOCK)
+    mask = valid_Q[:, None]
+    if BLOCK != WIDTH:
+        mask = mask & (column < WIDTH)[None, :]
+    tl.store(pointer + row_Q[:, None] * stride + column[None, :], value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@no_type_check
+@triton.jit
+def load_state(pointer, column_P, P: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(N, P) from a state (P, N) in memory."""
+    row_N = tl.arange(0, BLOCK_N)
+    mask = (row_N < N)[:, None] & (column_P < P)[None, :]
+    return tl.load(pointer + row_N[:, None] + column_P[None, :] * N, mask=mask, other=0.0)
+
+
+@no_type_check
+@triton.jit
+def store_state(pointer, column_P, state_NP, P: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The inverse of `load_state`."""
+    row_N = tl.arange(0, BLOCK_N)
+    mask = (row_N < N)[:, None] & (column_P < P)[None, :]
+    tl.store(pointer + row_N[:, None] + column_P[None, :] * N, state_NP, mask=mask)
+
+
+@no_type_check
+@triton.jit
+def load_decays(decay, plane, token_Q, valid_Q, last):
+    """Log-decays from the chunk's start through each token, base 2, as unevaluated sums high + low; and the last one's.
+
+    Rows past the chunk's last token get the last one's values, so that no exponent is positive there either.
+    """
+    end_high, end_low = tl.load(decay + last), tl.load(decay + plane + last)
+    high_Q = tl.where(valid_Q, tl.load(decay + token_Q, mask=valid_Q, other=0.0), end_high)
+    low_Q = tl.where(valid_Q, tl.load(decay + plane + token_Q, mask=valid_Q, other=0.0), end_low)
+    return high_Q, low_Q, end_high, end_low
+
+
+@no_type_check
+@triton.jit
+def pair_decays(high_Q, low_Q):
+    """L_ij for j ≤ i, 0 above the diagonal.
+
+    The difference of two prefix sums is exact to float32 because they carry twice its digits: one token that forgets
+    everything costs the others nothing.
+    """
+    exponent_QQ = (high_Q[:, None] - high_Q[None, :]) + (low_Q[:, None] - low_Q[None, :])
+    i, j = tl.arange(0, high_Q.shape[0])[:, None], tl.arange(0, high_Q.shape[0])[None, :]
+    return tl.where(i >= j, tl.exp2(exponent_QQ), 0.0)
+
+
+@no_type_check
+@triton.jit
+def decays_kernel(dt, A, decay, chunks, T, H, dt_stride, Q: tl.constexpr, HEADS: tl.constexpr):
+    """Prefix sums of dt A in each chunk and dt itself, turned to (3, H, T): high, low, dt."""
+    chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
+    token_Q = first + tl.arange(0, Q)
+    mask = (token_Q < end)[:, None] & (head_h < H)[None, :]
+    dt_Qh = tl.load(dt + token_Q[:, None].to(tl.int64) * dt_stride + head_h[None, :], mask=mask, other=0.0)
+    A_h = tl.load(A + head_h, mask=head_h < H, other=0.0)
+    sum_Qh = tl.cumsum((dt_Qh * A_h[None, :]).to(tl.float64) * _LOG2_E, 0)
+    high_Qh = sum_Qh.to(tl.float32)
+    place_Qh = head_h[None, :].to(tl.int64) * T + token_Q[:, None]
+    tl.store(decay + place_Qh, high_Qh, mask=mask)
+    tl.store(decay + H * T + place_Qh, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=mask)
+    tl.store(decay + 2 * H * T + place_Qh, dt_Qh, mask=mask)
+
+
+@no_type_check
+@triton.jit
+def states_kernel(
+    value,
+    key,
+    decay,
+    segments,
+    start,
+    chunk_states,
+    end,
+    segment_decay,
+    T,
+    H,
+    R,
+    value_token,
+    value_head,
+    key_token,
+    key_group,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    Q: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    REVERSE: tl.constexpr,
+    LOCAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Walks the states of one head along a segment: of x and B forwards, or the gradient's, of dy and C, in REVERSE.
+
+    LOCAL: from zero, to the state and the decay of the whole segment, where another segment follows. Otherwise from
+    `start` (a state a segment), to the states that enter the chunks, and, at the document's end, to `end`.
+    """
+    segment, head = tl.program_id(0) // H, tl.program_id(0) % H
+    segments += segment * 5
+    first, behind, chunk = tl.load(segments), tl.load(segments + 1), tl.load(segments + 2).to(tl.int64)
+    flags = tl.load(segments + 4)
+    is_final = (flags & (_FIRST if REVERSE else _LAST)) != 0
+    if LOCAL:
+        if is_final:
+            return
+    p0 = tl.program_id(1) * BLOCK_P
+    column_P = p0 + tl.arange(0, BLOCK_P)
+    i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
+    slot = (segment * H + head).to(tl.int64) * P * N
+    value += first.to(tl.int64) * value_token + head * value_head + p0
+    key += first.to(tl.int64) * key_token + (head // R) * key_group
+    decay += head.to(tl.int64) * T + first
+    length = behind - first
+    count = tl.cdiv(length, Q)
+    WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
+
+    if start is None:
+        state_NP = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
+    else:
+        state_NP = load_state(start + slot, column_P, P, N, BLOCK_N)
+    total = 0.0
+    for step in range(count):
+        c = count - 1 - step if REVERSE else step
+        token_Q = c * Q + i_Q
+        valid_Q = token_Q < length
+        if not LOCAL:
+            place = ((chunk + c) * H + head) * N * P + p0
+            store_rows(chunk_states + place, P, row_N, row_N < N, state_NP, WIDTH, BLOCK_P)
+        value_offset, key_offset = (c * Q).to(tl.int64) * value_token, (c * Q).to(tl.int64) * key_token
+        value_QP = load_rows(value + value_offset, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
+        key_QN = load_rows(key + key_offset, key_token, i_Q, valid_Q, N, BLOCK_N)
+        last = tl.minimum(c * Q + Q, length) - 1
+        high_Q, low_Q, end_high, end_low = load_decays(decay, H * T, token_Q, valid_Q, last)
+        if REVERSE:
+            weight_Q = tl.exp2(high_Q)
+        else:
+            dt_Q = tl.load(decay + 2 * H * T + token_Q, mask=valid_Q, other=0.0)
+            weight_Q = tl.exp2((end_high - high_Q) + (end_low - low_Q)) * dt_Q
+        weighted_QP = (value_QP * weight_Q[:, None]).to(value_QP.dtype)
+        state_NP *= tl.exp2(end_high)
+        state_NP = tl.dot(tl.trans(key_QN), weighted_QP, state_NP, input_precision=PRECISION)
+        total += end_high + end_low
+    if LOCAL:
+        store_state(end + slot, column_P, state_NP, P, N, BLOCK_N)
+        tl.store(segment_decay + segment * H + head, tl.exp2(total))
+    elif end is not None:
+        if is_final:
+            out = end + (tl.load(segments + 3) * H + head).to(tl.int64) * P * N
+            store_state(out, column_P, state_NP, P, N, BLOCK_N)
+
+
+@no_type_check
+@triton.jit
+def passing_kernel(
+    states, segment_decay, start, documents, H, PN, REVERSE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Turns the states that segments add, (K, H, P N), into those that enter them, in place."""
+    document, head = tl.program_id(0) // H, tl.program_id(0) % H
+    first, behind = tl.load(documents + 2 * document), tl.load(documents + 2 * document + 1)
+    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < PN
+    if start is None:
+        state = tl.zeros((BLOCK,), tl.float32)
+    else:
+        state = tl.load(start + (document * H + head).to(tl.int64) * PN + place, mask=mask, other=0.0)
+    for step in range(behind - first):
+        slot = (behind - 1 - step if REVERSE else first + step) * H + head
+        pointer = states + slot.to(tl.int64) * PN + place
+        added = tl.load(pointer, mask=mask, other=0.0)
+        tl.store(pointer, state, mask=mask)
+        state = state * tl.load(segment_decay + slot) + added
+
+
+@no_type_check
+@triton.jit
+def forward_kernel(
+    x,
+    B,
+    C,
+    decay,
+    D,
+    segments,
+    start,
+    y,
+    final,
+    T,
+    H,
+    R,
+    x_token,
+    x_head,
+    B_token,
+    B_group,
+    C_token,
+    C_group,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    Q: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """y of one head along a segment, and the state at its document's end."""
+    segment, head = tl.program_id(0) // H, tl.program_id(0) % H
+    segments += segment * 5
+    first, behind = tl.load(segments), tl.load(segments + 1)
+    p0 = tl.program_id(1) * BLOCK_P
+    column_P = p0 + tl.arange(0, BLOCK_P)
+    i_Q = tl.arange(0, Q)
+    x += first.to(tl.int64) * x_token + head * x_head + p0
+    B += first.to(tl.int64) * B_token + (head // R) * B_group
+    C += first.to(tl.int64) * C_token + (head // R) * C_group
+    y += (first.to(tl.int64) * H + head) * P + p0
+    decay += head.to(tl.int64) * T + first
+    length = behind - first
+    WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
+
+    if start is None:
+        state_NP = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
+    else:
+        state_NP = load_state(start + (segment * H + head).to(tl.int64) * P * N, column_P, P, N, BLOCK_N)
+    for offset in range(0, length, Q):
+        token_Q = offset + i_Q
+        valid_Q = token_Q < length
+        x_QP = load_rows(x, x_token, i_Q, valid_Q, WIDTH, BLOCK_P)
+        B_QN = load_rows(B, B_token, i_Q, valid_Q, N, BLOCK_N)
+        C_QN = load_rows(C, C_token, i_Q, valid_Q, N, BLOCK_N)
+        last = tl.minimum(offset + Q, length) - 1
+        high_Q, low_Q, end_high, end_low = load_decays(decay, H * T, token_Q, valid_Q, last)
+        dt_Q = tl.load(decay + 2 * H * T + token_Q, mask=valid_Q, other=0.0)
+
+        # y_i = f_i C_i S + Σ_{j≤i} (C_i·B_j) L_ij dt_j x_j + D x_i
+        y_QP = tl.dot(C_QN, state_NP.to(C_QN.dtype), input_precision=PRECISION)
+        y_QP *= tl.exp2(high_Q)[:, None]
+        mixing_QQ = tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
+        mixing_QQ *= pair_decays(high_Q, low_Q) * dt_Q[None, :]
+        y_QP = tl.dot(mixing_QQ.to(x_QP.dtype), x_QP, y_QP, input_precision=PRECISION)
+        if D is not None:
+            y_QP += x_QP * tl.load(D + head)
+        store_rows(y, H * P, i_Q, valid_Q, y_QP, WIDTH, BLOCK_P)
+
+        # S = f_end S + Σ_j e_j dt_j x_j B_jᵀ
+        weight_Q = tl.exp2((end_high - high_Q) + (end_low - low_Q)) * dt_Q
+        weighted_QP = (x_QP * weight_Q[:, None]).to(x_QP.dtype)
+        state_NP *= tl.exp2(end_high)
+        state_NP = tl.dot(tl.trans(B_QN), weighted_QP, state_NP, input_precision=PRECISION)
+        x += Q * x_token
+        B += Q * B_token
+        C += Q * C_token
+        y += Q * H * P
+    if (tl.load(segments + 4) & _LAST) != 0:
+        out = final + (tl.load(segments + 3) * H + head).to(tl.int64) * P * N
+        store_state(out, column_P, state_NP, P, N, BLOCK_N)
