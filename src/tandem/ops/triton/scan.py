@@ -66,13 +66,13 @@ def ssd_forward(
     """y_THP, the final state_SHPN and the states entering the segments, (K, H, P, N), empty where those are documents."""
     with torch.cuda.device_of(x):
         problem = _Problem.of(x, B, C, lengths)
-        decay_3HT = problem.decays(dt, A)
-        start_KHPN = problem.segment_states(x, B, decay_3HT, state, reverse=False)
+        decay = problem.decays(dt, A)
+        start_KHPN = problem.segment_states(x, B, decay, state, reverse=False)
         y, final = x.new_empty(x.shape), problem.states(problem.S)
-        sizes, strides = (problem.T, problem.H, problem.R), (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
+        sizes, strides = (problem.C, problem.H, problem.R), (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
         tables = problem.tables
         forward_kernel[problem.walks](
-            *(x, B, C, decay_3HT, D, tables.segments_K5, start_KHPN, y, final),
+            *(x, B, C, decay, D, tables.segments_K5, start_KHPN, y, final),
             *(*sizes, *strides),
             **problem.widths(whole=False),
             **_launch(x, "forward"),
@@ -104,18 +104,18 @@ def ssd_backward(  # noqa: PLR0913
     """Gradients of x, dt, A, B, C, D and the initial state; `start` is the state that enters each segment, or None."""
     with torch.cuda.device_of(x):
         problem = _Problem.of(x, B, C, lengths)
-        decay_3HT = problem.decays(dt, A)
-        entering = problem.chunk_states(x, B, decay_3HT, start, None, reverse=False)
-        d_start = problem.segment_states(dy, C, decay_3HT, d_final, reverse=True)
+        decay = problem.decays(dt, A)
+        entering = problem.chunk_states(x, B, decay, start, None, reverse=False)
+        d_start = problem.segment_states(dy, C, decay, d_final, reverse=True)
         d_state = problem.states(problem.S)
-        leaving = problem.chunk_states(dy, C, decay_3HT, d_start, d_state, reverse=True)
-        dx, dB, dC, parts_4HT, totals_2CH = _chunk_gradients(problem, x, B, C, dy, decay_3HT, D, entering, leaving)
-        d_dt, dA_CH = torch.empty_like(dt, memory_format=torch.contiguous_format), torch.empty_like(totals_2CH[0])
-        sizes = (problem.T, problem.H, problem.Q, _HEADS)
+        leaving = problem.chunk_states(dy, C, decay, d_start, d_state, reverse=True)
+        dx, dB, dC, parts, totals = _chunk_gradients(problem, x, B, C, dy, decay, D, entering, leaving)
+        d_dt, dA_CH = torch.empty_like(dt, memory_format=torch.contiguous_format), torch.empty_like(totals[0])
+        sizes = (problem.H, problem.Q, _HEADS)
         decay_gradients_kernel[problem.turns](
-            parts_4HT, totals_2CH, decay_3HT, A, problem.tables.chunks_C2, d_dt, dA_CH, *sizes
+            parts, totals, decay, A, problem.tables.chunks_C2, d_dt, dA_CH, *sizes
         )
-    return dx, d_dt, dA_CH.sum(0), dB, dC, totals_2CH[1].sum(0), d_state
+    return dx, d_dt, dA_CH.sum(0), dB, dC, totals[1].sum(0), d_state
 
 
 @ssd_backward.register_fake
@@ -166,6 +166,11 @@ class _Problem:
         return cls(x, len(lengths), len(tables.segments_K5), T, H, P, G, N, Q, tables)
 
     @property
+    def C(self) -> int:
+        """Chunks."""
+        return len(self.tables.chunks_C2)
+
+    @property
     def R(self) -> int:
         """Heads of a group."""
         return self.H // self.G
@@ -183,7 +188,7 @@ class _Problem:
     @property
     def turns(self) -> tuple[int, int]:
         """The grid of the kernels that turn (T, H) to (H, T)."""
-        return len(self.tables.chunks_C2), triton.cdiv(self.H, _HEADS)
+        return self.C, triton.cdiv(self.H, _HEADS)
 
     def states(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.like.new_empty(count, self.H, self.P, self.N, dtype=dtype)
@@ -196,21 +201,21 @@ class _Problem:
         return {"P": self.P, "N": self.N, "Q": self.Q, **blocks, "PRECISION": precision}
 
     def decays(self, dt: Tensor, A: Tensor) -> Tensor:
-        """Prefix sums of the chunks' log-decays in two parts, and dt, (3, H, T)."""
+        """Prefix sums of the chunks' log-decays in two parts, and dt, (3, H, C Q)."""
         dt = dt if dt.stride(1) == 1 else dt.contiguous()
-        decay_3HT = dt.new_empty(3, self.H, self.T)
-        sizes = (self.T, self.H, dt.stride(0), self.Q, _HEADS)
-        decays_kernel[self.turns](dt, A, decay_3HT, self.tables.chunks_C2, *sizes)
-        return decay_3HT
+        decay = dt.new_empty(3, self.H, self.C * self.Q)
+        sizes = (self.H, dt.stride(0), self.Q, _HEADS)
+        decays_kernel[self.turns](dt, A, decay, self.tables.chunks_C2, *sizes)
+        return decay
 
     def segment_states(
-        self, value: Tensor, key: Tensor, decay_3HT: Tensor, start: Tensor | None, *, reverse: bool
+        self, value: Tensor, key: Tensor, decay: Tensor, start: Tensor | None, *, reverse: bool
     ) -> Tensor | None:
         """The state that enters each segment (in reverse: its gradient, from behind), from the documents' own."""
         if not self.is_cut:
             return start
-        states, decay_KH = self.states(self.K), decay_3HT.new_empty(self.K, self.H)
-        self._walk(value, key, decay_3HT, (None, None, states, decay_KH), reverse=reverse, local=True)
+        states, decay_KH = self.states(self.K), decay.new_empty(self.K, self.H)
+        self._walk(value, key, decay, (None, None, states, decay_KH), reverse=reverse, local=True)
         PN, block = self.P * self.N, 1024
         grid = (self.S * self.H, triton.cdiv(PN, block))
         passing_kernel[grid](states, decay_KH, start, self.tables.documents_S2, self.H, PN, reverse, block)
@@ -220,22 +225,22 @@ class _Problem:
         self,
         value: Tensor,
         key: Tensor,
-        decay_3HT: Tensor,
+        decay: Tensor,
         start: Tensor | None,
         end: Tensor | None,
         *,
         reverse: bool,
     ) -> Tensor:
         """The state that enters each chunk, (C, H, N, P) in x's dtype; the documents' last one goes to `end`."""
-        states = self.states(len(self.tables.chunks_C2), self.like.dtype)
-        self._walk(value, key, decay_3HT, (start, states, end, None), reverse=reverse, local=False)
+        states = self.states(self.C, self.like.dtype)
+        self._walk(value, key, decay, (start, states, end, None), reverse=reverse, local=False)
         return states
 
     def _walk(
         self,
         value: Tensor,
         key: Tensor,
-        decay_3HT: Tensor,
+        decay: Tensor,
         states: tuple[Tensor | None, ...],
         *,
         reverse: bool,
@@ -243,8 +248,8 @@ class _Problem:
     ) -> None:
         strides = (*value.stride()[:2], *key.stride()[:2])
         states_kernel[self.walks](
-            *(value, key, decay_3HT, self.tables.segments_K5, *states),
-            *(self.T, self.H, self.R, *strides),
+            *(value, key, decay, self.tables.segments_K5, *states),
+            *(self.C, self.H, self.R, *strides),
             **self.widths(whole=False),
             REVERSE=reverse,
             LOCAL=local,
@@ -258,25 +263,25 @@ def _chunk_gradients(  # noqa: PLR0913
     B: Tensor,
     C: Tensor,
     dy: Tensor,
-    decay_3HT: Tensor,
+    decay: Tensor,
     D: Tensor | None,
     entering: Tensor,
     leaving: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    chunks, T, H, G = len(problem.tables.chunks_C2), problem.T, problem.H, problem.G
+    chunks, T, H, G = problem.C, problem.T, problem.H, problem.G
     blocks = _blocks(chunks * G, problem.R)
-    dx, parts_4HT, totals_2CH = x.new_empty(x.shape), decay_3HT.new_empty(4, H, T), decay_3HT.new_empty(2, chunks, H)
+    dx, parts, totals = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:]), decay.new_empty(2, chunks, H)
     dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
     gradients_kernel[(chunks * G * blocks,)](
-        *(x, B, C, dy, decay_3HT, D, entering, leaving, problem.tables.chunks_C2),
-        *(dx, dB, dC, parts_4HT, totals_2CH),
-        *(T, H, G, problem.R, *strides, blocks),
+        *(x, B, C, dy, decay, D, entering, leaving, problem.tables.chunks_C2),
+        *(dx, dB, dC, parts, totals),
+        *(T, chunks, H, G, problem.R, *strides, blocks),
         **problem.widths(whole=True),
         **_launch(x, "gradients"),
     )
     dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
-    return dx, dB, dC, parts_4HT, totals_2CH
+    return dx, dB, dC, parts, totals
 
 
 def _blocks(sets: int, heads: int) -> int:

@@ -42,6 +42,7 @@ def gradients_kernel(
     parts,
     totals,
     T,
+    CHUNKS,
     H,
     G,
     R,
@@ -63,7 +64,7 @@ def gradients_kernel(
 ):
     """Gradients of x, B and C in one chunk, for the heads of one of the BLOCKS parts of a group.
 
-    Also what the gradients of dt, A and D are made of. `parts` (4, H, T): the gradient of each token's log-decay through
+    Also what the gradients of dt, A and D are made of. `parts` (4, H, C Q): the gradient of each token's log-decay through
     pairs of tokens, through the entering state from this token on, through the leaving state before it; that of dt itself.
     `totals` (2, C, H): the gradient of the whole chunk's log-decay, that of D.
     """
@@ -73,13 +74,13 @@ def gradients_kernel(
     length = tl.load(chunks + 2 * chunk + 1) - first
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
     valid_Q = i_Q < length
-    first = first.to(tl.int64)
+    first, plane = first.to(tl.int64), H.to(tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
     dtype: tl.constexpr = B_QN.dtype
     before_QQ = (i_Q[:, None] < i_Q[None, :]).to(dtype)
     flows_QQ = tl.zeros((Q, Q), tl.float32)  # gradient of C_i·B_j
-    dB_QN, dC_QN = tl.zeros((Q, BLOCK_N), tl.float32), tl.zeros((Q, BLOCK_N), tl.float32)
+    dB_NQ, dC_NQ = tl.zeros((BLOCK_N, Q), tl.float32), tl.zeros((BLOCK_N, Q), tl.float32)
 
     for r in range(block * (R // BLOCKS), (block + 1) * (R // BLOCKS)):
         head = group * R + r
@@ -88,30 +89,30 @@ def gradients_kernel(
         dy_QP = load_rows(dy + first * dy_token + head * dy_head, dy_token, i_Q, valid_Q, P, BLOCK_P)
         entering_NP = load_rows(entering + slot, P, row_N, row_N < N, P, BLOCK_P)
         leaving_NP = load_rows(leaving + slot, P, row_N, row_N < N, P, BLOCK_P)
-        place = decay + head.to(tl.int64) * T + first
-        high_Q, low_Q, end_high, end_low = load_decays(place, H * T, i_Q, valid_Q, length - 1)
-        dt_Q = tl.load(place + 2 * H * T + i_Q, mask=valid_Q, other=0.0)
+        place = (head.to(tl.int64) * CHUNKS + chunk) * Q
+        high_Q, low_Q, end_high, end_low = load_decays(decay + place, plane, Q)
+        dt_Q = tl.load(decay + 2 * plane + place + i_Q)
         f_Q, e_Q = tl.exp2(high_Q), tl.exp2((end_high - high_Q) + (end_low - low_Q))
-        part = parts + head.to(tl.int64) * T + first + i_Q
-        total = totals + chunk.to(tl.int64) * H + head
+        part = parts + place + i_Q
+        total = totals + chunk * H + head
 
         # The entering state adds f_i C_i S to y_i, the leaving one gains e_j dt_j x_j B_jᵀ and f_end S.
         weighted_QP = (dy_QP * f_Q[:, None]).to(dtype)
-        dC_QN = tl.dot(weighted_QP, tl.trans(entering_NP), dC_QN, input_precision=PRECISION)
+        dC_NQ = tl.dot(entering_NP, tl.trans(weighted_QP), dC_NQ, input_precision=PRECISION)
         weighted_QP = (x_QP * (e_Q * dt_Q)[:, None]).to(dtype)
-        dB_QN = tl.dot(weighted_QP, tl.trans(leaving_NP), dB_QN, input_precision=PRECISION)
+        dB_NQ = tl.dot(leaving_NP, tl.trans(weighted_QP), dB_NQ, input_precision=PRECISION)
         read_QP = tl.dot(C_QN, entering_NP, input_precision=PRECISION)
-        tl.store(part + H * T, f_Q * tl.sum(read_QP * dy_QP, 1), mask=valid_Q)
+        tl.store(part + plane, f_Q * tl.sum(read_QP * dy_QP, 1))
         carried_PP = tl.dot(tl.trans(entering_NP), leaving_NP, input_precision=PRECISION)
         tl.store(total, _trace(carried_PP) * tl.exp2(end_high))
         dx_QP = tl.dot(B_QN, leaving_NP, input_precision=PRECISION) * e_Q[:, None]
-        tl.store(part + 2 * H * T, dt_Q * tl.sum(dx_QP * x_QP, 1), mask=valid_Q)
+        tl.store(part + 2 * plane, dt_Q * tl.sum(dx_QP * x_QP, 1))
 
         # Pairs inside the chunk: y_i has (C_i·B_j) L_ij dt_j x_j.
         pair_QQ = pair_decays(high_Q, low_Q)
         mixing_QQ = pair_QQ * tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
         dx_QP = tl.dot(tl.trans(mixing_QQ.to(dtype)), dy_QP, dx_QP, input_precision=PRECISION)
-        tl.store(part + 3 * H * T, tl.sum(dx_QP * x_QP, 1), mask=valid_Q)
+        tl.store(part + 3 * plane, tl.sum(dx_QP * x_QP, 1))
         dx_QP *= dt_Q[:, None]
         if D is not None:
             dx_QP += dy_QP * tl.load(D + head)
@@ -119,41 +120,39 @@ def gradients_kernel(
 
         # A log-decay k acts on all pairs j < k ≤ i; summed as a product, since differences of prefix sums would cancel.
         flow_QQ = tl.dot(dy_QP, tl.trans(x_QP), input_precision=PRECISION)
-        tl.store(total + tl.num_programs(0) // sets * H, _trace(flow_QQ))
+        tl.store(total + CHUNKS * H, _trace(flow_QQ))
         flow_QQ *= dt_Q[None, :]
         flows_QQ += flow_QQ * pair_QQ
         through_QQ = tl.dot((flow_QQ * mixing_QQ).to(dtype), before_QQ, input_precision=PRECISION)
-        tl.store(part, tl.sum(tl.where(i_Q[:, None] >= i_Q[None, :], through_QQ, 0.0), 0), mask=valid_Q)
+        tl.store(part, tl.sum(tl.where(i_Q[:, None] >= i_Q[None, :], through_QQ, 0.0), 0))
 
     flows_QQ = flows_QQ.to(dtype)
-    dC_QN = tl.dot(flows_QQ, B_QN, dC_QN, input_precision=PRECISION)
-    dB_QN = tl.dot(tl.trans(flows_QQ), C_QN, dB_QN, input_precision=PRECISION)
+    dC_NQ = tl.dot(tl.trans(B_QN), tl.trans(flows_QQ), dC_NQ, input_precision=PRECISION)
+    dB_NQ = tl.dot(tl.trans(C_QN), flows_QQ, dB_NQ, input_precision=PRECISION)
     out = ((block * T + first) * G + group) * N
-    store_rows(dB + out, G * N, i_Q, valid_Q, dB_QN, N, BLOCK_N)
-    store_rows(dC + out, G * N, i_Q, valid_Q, dC_QN, N, BLOCK_N)
+    store_rows(dB + out, G * N, i_Q, valid_Q, tl.trans(dB_NQ), N, BLOCK_N)
+    store_rows(dC + out, G * N, i_Q, valid_Q, tl.trans(dC_NQ), N, BLOCK_N)
 
 
 @no_type_check
 @triton.jit
-def decay_gradients_kernel(
-    parts, totals, decay, A, chunks, d_dt, dA, T, H, Q: tl.constexpr, HEADS: tl.constexpr
-):
+def decay_gradients_kernel(parts, totals, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
     """Gradients of dt (T, H) and of A in each chunk (C, H), from the parts that `gradients_kernel` leaves."""
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
-    i_Q = tl.arange(0, Q)
-    some_h = head_h < H
-    mask = (first + i_Q < end)[:, None] & some_h[None, :]
-    place = head_h[None, :].to(tl.int64) * T + (first + i_Q)[:, None]
+    i_Q, some_h = tl.arange(0, Q), head_h < H
+    mask = (i_Q >= 0)[:, None] & some_h[None, :]
+    place = (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
     pairs_Qh = tl.load(parts + place, mask=mask, other=0.0)
-    read_Qh = tl.cumsum(tl.load(parts + H * T + place, mask=mask, other=0.0), 0, reverse=True)
-    earlier = mask & (i_Q > 0)[:, None]
-    written_Qh = tl.cumsum(tl.load(parts + 2 * H * T + place - 1, mask=earlier, other=0.0), 0)
-    direct_Qh = tl.load(parts + 3 * H * T + place, mask=mask, other=0.0)
-    total_h = tl.load(totals + chunk.to(tl.int64) * H + head_h, mask=some_h, other=0.0)
+    read_Qh = tl.cumsum(tl.load(parts + plane + place, mask=mask, other=0.0), 0, reverse=True)
+    earlier = (i_Q > 0)[:, None] & some_h[None, :]
+    written_Qh = tl.cumsum(tl.load(parts + 2 * plane + place - 1, mask=earlier, other=0.0), 0)
+    direct_Qh = tl.load(parts + 3 * plane + place, mask=mask, other=0.0)
+    total_h = tl.load(totals + chunk * H + head_h, mask=some_h, other=0.0)
     d_log_Qh = pairs_Qh + read_Qh + written_Qh + total_h[None, :]
     A_h = tl.load(A + head_h, mask=some_h, other=0.0)
-    dt_Qh = tl.load(decay + 2 * H * T + place, mask=mask, other=0.0)
+    dt_Qh = tl.load(decay + 2 * plane + place, mask=mask, other=0.0)
     out = (first + i_Q)[:, None].to(tl.int64) * H + head_h[None, :]
-    tl.store(d_dt + out, d_log_Qh * A_h[None, :] + direct_Qh, mask=mask)
-    tl.store(dA + chunk.to(tl.int64) * H + head_h, tl.sum(d_log_Qh * dt_Qh, 0), mask=some_h)
+    tl.store(d_dt + out, d_log_Qh * A_h[None, :] + direct_Qh, mask=mask & (first + i_Q < end)[:, None])
+    tl.store(dA + chunk * H + head_h, tl.sum(d_log_Qh * dt_Qh, 0), mask=some_h)

@@ -63,15 +63,10 @@ def store_state(pointer, column_P, state_NP, P: tl.constexpr, N: tl.constexpr, B
 
 @no_type_check
 @triton.jit
-def load_decays(decay, plane, token_Q, valid_Q, last):
-    """Log-decays from the chunk's start through each token, base 2, as unevaluated sums high + low; and the last one's.
-
-    Rows past the chunk's last token get the last one's values, so that no exponent is positive there either.
-    """
-    end_high, end_low = tl.load(decay + last), tl.load(decay + plane + last)
-    high_Q = tl.where(valid_Q, tl.load(decay + token_Q, mask=valid_Q, other=0.0), end_high)
-    low_Q = tl.where(valid_Q, tl.load(decay + plane + token_Q, mask=valid_Q, other=0.0), end_low)
-    return high_Q, low_Q, end_high, end_low
+def load_decays(decay, plane, Q: tl.constexpr):
+    """A chunk's log-decays from its start through each token, base 2, as unevaluated sums high + low; and the last one."""
+    i_Q = tl.arange(0, Q)
+    return tl.load(decay + i_Q), tl.load(decay + plane + i_Q), tl.load(decay + Q - 1), tl.load(decay + plane + Q - 1)
 
 
 @no_type_check
@@ -89,20 +84,25 @@ def pair_decays(high_Q, low_Q):
 
 @no_type_check
 @triton.jit
-def decays_kernel(dt, A, decay, chunks, T, H, dt_stride, Q: tl.constexpr, HEADS: tl.constexpr):
-    """Prefix sums of dt A in each chunk and dt itself, turned to (3, H, T): high, low, dt."""
+def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl.constexpr):
+    """Prefix sums of dt A in each chunk and dt itself, on the chunk grid, turned to (3, H, C Q): high, low, dt.
+
+    Behind a short chunk's last token dt is 0, so that nothing decays or is added there.
+    """
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
-    token_Q = first + tl.arange(0, Q)
-    mask = (token_Q < end)[:, None] & (head_h < H)[None, :]
+    i_Q, some_h = tl.arange(0, Q), head_h < H
+    token_Q = first + i_Q
+    mask = (token_Q < end)[:, None] & some_h[None, :]
     dt_Qh = tl.load(dt + token_Q[:, None].to(tl.int64) * dt_stride + head_h[None, :], mask=mask, other=0.0)
-    A_h = tl.load(A + head_h, mask=head_h < H, other=0.0)
+    A_h = tl.load(A + head_h, mask=some_h, other=0.0)
     sum_Qh = tl.cumsum((dt_Qh * A_h[None, :]).to(tl.float64) * _LOG2_E, 0)
     high_Qh = sum_Qh.to(tl.float32)
-    place_Qh = head_h[None, :].to(tl.int64) * T + token_Q[:, None]
-    tl.store(decay + place_Qh, high_Qh, mask=mask)
-    tl.store(decay + H * T + place_Qh, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=mask)
-    tl.store(decay + 2 * H * T + place_Qh, dt_Qh, mask=mask)
+    decay += (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
+    tl.store(decay, high_Qh, mask=some_h[None, :])
+    tl.store(decay + plane, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=some_h[None, :])
+    tl.store(decay + 2 * plane, dt_Qh, mask=some_h[None, :])
 
 
 @no_type_check
@@ -116,7 +116,7 @@ def states_kernel(
     chunk_states,
     end,
     segment_decay,
-    T,
+    CHUNKS,
     H,
     R,
     value_token,
@@ -151,7 +151,8 @@ def states_kernel(
     slot = (segment * H + head).to(tl.int64) * P * N
     value += first.to(tl.int64) * value_token + head * value_head + p0
     key += first.to(tl.int64) * key_token + (head // R) * key_group
-    decay += head.to(tl.int64) * T + first
+    plane = H.to(tl.int64) * CHUNKS * Q
+    decay += (head.to(tl.int64) * CHUNKS + chunk) * Q
     length = behind - first
     count = tl.cdiv(length, Q)
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
@@ -163,20 +164,18 @@ def states_kernel(
     total = 0.0
     for step in range(count):
         c = count - 1 - step if REVERSE else step
-        token_Q = c * Q + i_Q
-        valid_Q = token_Q < length
+        valid_Q = i_Q < length - c * Q
         if not LOCAL:
             place = ((chunk + c) * H + head) * N * P + p0
             store_rows(chunk_states + place, P, row_N, row_N < N, state_NP, WIDTH, BLOCK_P)
         value_offset, key_offset = (c * Q).to(tl.int64) * value_token, (c * Q).to(tl.int64) * key_token
         value_QP = load_rows(value + value_offset, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
         key_QN = load_rows(key + key_offset, key_token, i_Q, valid_Q, N, BLOCK_N)
-        last = tl.minimum(c * Q + Q, length) - 1
-        high_Q, low_Q, end_high, end_low = load_decays(decay, H * T, token_Q, valid_Q, last)
+        high_Q, low_Q, end_high, end_low = load_decays(decay + c * Q, plane, Q)
         if REVERSE:
             weight_Q = tl.exp2(high_Q)
         else:
-            dt_Q = tl.load(decay + 2 * H * T + token_Q, mask=valid_Q, other=0.0)
+            dt_Q = tl.load(decay + 2 * plane + c * Q + i_Q)
             weight_Q = tl.exp2((end_high - high_Q) + (end_low - low_Q)) * dt_Q
         weighted_QP = (value_QP * weight_Q[:, None]).to(value_QP.dtype)
         state_NP *= tl.exp2(end_high)
@@ -225,7 +224,7 @@ def forward_kernel(
     start,
     y,
     final,
-    T,
+    CHUNKS,
     H,
     R,
     x_token,
@@ -252,7 +251,8 @@ def forward_kernel(
     B += first.to(tl.int64) * B_token + (head // R) * B_group
     C += first.to(tl.int64) * C_token + (head // R) * C_group
     y += (first.to(tl.int64) * H + head) * P + p0
-    decay += head.to(tl.int64) * T + first
+    plane = H.to(tl.int64) * CHUNKS * Q
+    decay += (head.to(tl.int64) * CHUNKS + tl.load(segments + 2)) * Q
     length = behind - first
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
 
@@ -261,23 +261,21 @@ def forward_kernel(
     else:
         state_NP = load_state(start + (segment * H + head).to(tl.int64) * P * N, column_P, P, N, BLOCK_N)
     for offset in range(0, length, Q):
-        token_Q = offset + i_Q
-        valid_Q = token_Q < length
+        valid_Q = i_Q < length - offset
         x_QP = load_rows(x, x_token, i_Q, valid_Q, WIDTH, BLOCK_P)
         B_QN = load_rows(B, B_token, i_Q, valid_Q, N, BLOCK_N)
         C_QN = load_rows(C, C_token, i_Q, valid_Q, N, BLOCK_N)
-        last = tl.minimum(offset + Q, length) - 1
-        high_Q, low_Q, end_high, end_low = load_decays(decay, H * T, token_Q, valid_Q, last)
-        dt_Q = tl.load(decay + 2 * H * T + token_Q, mask=valid_Q, other=0.0)
+        high_Q, low_Q, end_high, end_low = load_decays(decay, plane, Q)
+        dt_Q = tl.load(decay + 2 * plane + i_Q)
 
         # y_i = f_i C_i S + Σ_{j≤i} (C_i·B_j) L_ij dt_j x_j + D x_i
         y_QP = tl.dot(C_QN, state_NP.to(C_QN.dtype), input_precision=PRECISION)
         y_QP *= tl.exp2(high_Q)[:, None]
         mixing_QQ = tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
         mixing_QQ *= pair_decays(high_Q, low_Q) * dt_Q[None, :]
-        y_QP = tl.dot(mixing_QQ.to(x_QP.dtype), x_QP, y_QP, input_precision=PRECISION)
         if D is not None:
-            y_QP += x_QP * tl.load(D + head)
+            mixing_QQ += tl.where(i_Q[:, None] == i_Q[None, :], tl.load(D + head), 0.0)
+        y_QP = tl.dot(mixing_QQ.to(x_QP.dtype), x_QP, y_QP, input_precision=PRECISION)
         store_rows(y, H * P, i_Q, valid_Q, y_QP, WIDTH, BLOCK_P)
 
         # S = f_end S + Σ_j e_j dt_j x_j B_jᵀ
@@ -289,6 +287,7 @@ def forward_kernel(
         B += Q * B_token
         C += Q * C_token
         y += Q * H * P
+        decay += Q
     if (tl.load(segments + 4) & _LAST) != 0:
         out = final + (tl.load(segments + 3) * H + head).to(tl.int64) * P * N
         store_state(out, column_P, state_NP, P, N, BLOCK_N)
