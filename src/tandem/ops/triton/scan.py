@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from tandem.ops.layout import SequenceLayout
-from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel, gradients_kernel
+from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel, entering_kernel, leaving_kernel
 from tandem.ops.triton.scan_kernels import decays_kernel, forward_kernel, passing_kernel, states_kernel
 from tandem.ops.triton.tables import ScanTables, scan_tables, segment_ends
 
@@ -197,15 +197,19 @@ class _Problem:
         """Widths and padded widths; a program takes the whole of P, or, where `walks` cuts it, a part."""
         P, N = (max(16, triton.next_power_of_2(n)) for n in (self.P, self.N))
         blocks = {"BLOCK_P": P if whole else P // _tiles(self.P), "BLOCK_N": N}
-        precision = "tf32x3" if self.like.dtype == torch.float32 else "tf32"
-        return {"P": self.P, "N": self.N, "Q": self.Q, **blocks, "PRECISION": precision}
+        precision = {"PRECISE": self.is_precise, "PRECISION": "tf32x3" if self.is_precise else "tf32"}
+        return {"P": self.P, "N": self.N, "Q": self.Q, **blocks, **precision}
+
+    @property
+    def is_precise(self) -> bool:
+        return self.like.dtype == torch.float32
 
     def decays(self, dt: Tensor, A: Tensor) -> Tensor:
-        """Prefix sums of the chunks' log-decays in two parts, and dt, (3, H, C Q)."""
+        """What `decays_kernel` says of the chunks, (3 or 5, H, C Q)."""
         dt = dt if dt.stride(1) == 1 else dt.contiguous()
-        decay = dt.new_empty(3, self.H, self.C * self.Q)
+        decay = dt.new_empty(5 if self.is_precise else 3, self.H, self.C * self.Q)
         sizes = (self.H, dt.stride(0), self.Q, _HEADS)
-        decays_kernel[self.turns](dt, A, decay, self.tables.chunks_C2, *sizes)
+        decays_kernel[self.turns](dt, A, decay, self.tables.chunks_C2, *sizes, PRECISE=self.is_precise)
         return decay
 
     def segment_states(
@@ -273,12 +277,19 @@ def _chunk_gradients(  # noqa: PLR0913
     dx, parts, totals = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:]), decay.new_empty(2, chunks, H)
     dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
-    gradients_kernel[(chunks * G * blocks,)](
-        *(x, B, C, dy, decay, D, entering, leaving, problem.tables.chunks_C2),
-        *(dx, dB, dC, parts, totals),
-        *(T, chunks, H, G, problem.R, *strides, blocks),
+    flows = x.new_empty(chunks * G * blocks, problem.Q, problem.Q)
+    sizes = (T, chunks, H, G, problem.R, *strides, blocks)
+    entering_kernel[(len(flows),)](
+        *(x, B, C, dy, decay, entering, leaving, problem.tables.chunks_C2),
+        *(dC, flows, parts, totals, *sizes),
         **problem.widths(whole=True),
-        **_launch(x, "gradients"),
+        **_launch(x, "entering"),
+    )
+    leaving_kernel[(len(flows),)](
+        *(x, B, C, dy, decay, D, leaving, flows, problem.tables.chunks_C2),
+        *(dx, dB, parts, *sizes),
+        **problem.widths(whole=True),
+        **_launch(x, "leaving"),
     )
     dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
     return dx, dB, dC, parts, totals
@@ -314,7 +325,7 @@ def _launch(x: Tensor, kernel: str) -> dict[str, int]:
     """Warps of a program and loads in flight, measured on an H100 at 64 heads × 64, state 128, bfloat16."""
     if x.dtype == torch.float32:
         return {"num_warps": 8, "num_stages": 1}
-    warps, stages = {"forward": (4, 2), "states": (4, 3), "gradients": (8, 1)}[kernel]
+    warps, stages = {"forward": (4, 2), "states": (4, 3), "entering": (4, 2), "leaving": (4, 2)}[kernel]
     return {"num_warps": warps, "num_stages": stages}
 
 

@@ -14,7 +14,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from tandem.ops.triton.scan_kernels import load_decays, load_rows, pair_decays, store_rows
+from tandem.ops.triton.scan_kernels import load_rows, log_difference, store_rows
 
 
 @no_type_check
@@ -26,19 +26,17 @@ def _trace(square):
 
 @no_type_check
 @triton.jit
-def gradients_kernel(
+def entering_kernel(
     x,
     B,
     C,
     dy,
     decay,
-    D,
     entering,
     leaving,
     chunks,
-    dx,
-    dB,
     dC,
+    flows,
     parts,
     totals,
     T,
@@ -60,84 +58,151 @@ def gradients_kernel(
     Q: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of x, B and C in one chunk, for the heads of one of the BLOCKS parts of a group.
+    """The gradient of C in one chunk, for the heads of one of the BLOCKS parts of a group.
 
-    Also what the gradients of dt, A and D are made of. `parts` (4, H, C Q): the gradient of each token's log-decay through
-    pairs of tokens, through the entering state from this token on, through the leaving state before it; that of dt itself.
-    `totals` (2, C, H): the gradient of the whole chunk's log-decay, that of D.
+    `flows` (programs, Q, Q): the gradient of C_i·B_j. `parts` (first two planes): that of each token's log-decay through
+    pairs of tokens, and through the entering state before it is summed over later tokens. `totals` (2, C, H): that of the
+    whole chunk's log-decay, and of D.
     """
-    sets = G * BLOCKS
-    chunk, group, block = tl.program_id(0) // sets, tl.program_id(0) % sets // BLOCKS, tl.program_id(0) % BLOCKS
-    first = tl.load(chunks + 2 * chunk)
-    length = tl.load(chunks + 2 * chunk + 1) - first
+    chunk, group = tl.program_id(0) // (G * BLOCKS), tl.program_id(0) % (G * BLOCKS) // BLOCKS
+    block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
+    first = tl.load(chunks + 2 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    valid_Q = i_Q < length
-    first, plane = first.to(tl.int64), H.to(tl.int64) * CHUNKS * Q
+    valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
+    plane = H.to(tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
     dtype: tl.constexpr = B_QN.dtype
     before_QQ = (i_Q[:, None] < i_Q[None, :]).to(dtype)
-    flows_QQ = tl.zeros((Q, Q), tl.float32)  # gradient of C_i·B_j
-    dB_NQ, dC_NQ = tl.zeros((BLOCK_N, Q), tl.float32), tl.zeros((BLOCK_N, Q), tl.float32)
-
-    for r in range(block * (R // BLOCKS), (block + 1) * (R // BLOCKS)):
-        head = group * R + r
+    flows_QQ, dC_QN = tl.zeros((Q, Q), tl.float32), tl.zeros((Q, BLOCK_N), tl.float32)
+    for r in range(heads):
+        head = group * R + block * heads + r
         slot = (chunk.to(tl.int64) * H + head) * N * P
         x_QP = load_rows(x + first * x_token + head * x_head, x_token, i_Q, valid_Q, P, BLOCK_P)
         dy_QP = load_rows(dy + first * dy_token + head * dy_head, dy_token, i_Q, valid_Q, P, BLOCK_P)
         entering_NP = load_rows(entering + slot, P, row_N, row_N < N, P, BLOCK_P)
         leaving_NP = load_rows(leaving + slot, P, row_N, row_N < N, P, BLOCK_P)
         place = (head.to(tl.int64) * CHUNKS + chunk) * Q
-        high_Q, low_Q, end_high, end_low = load_decays(decay + place, plane, Q)
-        dt_Q = tl.load(decay + 2 * plane + place + i_Q)
-        f_Q, e_Q = tl.exp2(high_Q), tl.exp2((end_high - high_Q) + (end_low - low_Q))
-        part = parts + place + i_Q
-        total = totals + chunk * H + head
+        log = decay + place
+        f_Q = tl.exp2(tl.load(log + i_Q))
 
-        # The entering state adds f_i C_i S to y_i, the leaving one gains e_j dt_j x_j B_jᵀ and f_end S.
+        # y_i = f_i C_i S + …
         weighted_QP = (dy_QP * f_Q[:, None]).to(dtype)
-        dC_NQ = tl.dot(entering_NP, tl.trans(weighted_QP), dC_NQ, input_precision=PRECISION)
-        weighted_QP = (x_QP * (e_Q * dt_Q)[:, None]).to(dtype)
-        dB_NQ = tl.dot(leaving_NP, tl.trans(weighted_QP), dB_NQ, input_precision=PRECISION)
+        dC_QN = tl.dot(weighted_QP, tl.trans(entering_NP), dC_QN, input_precision=PRECISION)
         read_QP = tl.dot(C_QN, entering_NP, input_precision=PRECISION)
-        tl.store(part + plane, f_Q * tl.sum(read_QP * dy_QP, 1))
+        tl.store(parts + plane + place + i_Q, f_Q * tl.sum(read_QP * dy_QP, 1))
         carried_PP = tl.dot(tl.trans(entering_NP), leaving_NP, input_precision=PRECISION)
-        tl.store(total, _trace(carried_PP) * tl.exp2(end_high))
-        dx_QP = tl.dot(B_QN, leaving_NP, input_precision=PRECISION) * e_Q[:, None]
-        tl.store(part + 2 * plane, dt_Q * tl.sum(dx_QP * x_QP, 1))
+        tl.store(totals + chunk * H + head, _trace(carried_PP) * tl.exp2(tl.load(log + Q - 1)))
 
-        # Pairs inside the chunk: y_i has (C_i·B_j) L_ij dt_j x_j.
-        pair_QQ = pair_decays(high_Q, low_Q)
-        mixing_QQ = pair_QQ * tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
-        dx_QP = tl.dot(tl.trans(mixing_QQ.to(dtype)), dy_QP, dx_QP, input_precision=PRECISION)
-        tl.store(part + 3 * plane, tl.sum(dx_QP * x_QP, 1))
+        # … + Σ_{j≤i} (C_i·B_j) L_ij dt_j x_j + D x_i
+        flow_QQ = tl.dot(dy_QP, tl.trans(x_QP), input_precision=PRECISION)
+        tl.store(totals + (CHUNKS + chunk) * H + head, _trace(flow_QQ))
+        pair_QQ = tl.exp2(log_difference(log, plane, i_Q[:, None], i_Q[None, :], PRECISE, STEP=True))
+        flow_QQ *= tl.where(i_Q[:, None] >= i_Q[None, :], pair_QQ, 0.0)
+        flows_QQ += flow_QQ
+        # A log-decay k acts on all pairs j < k ≤ i; summed as a product, since differences of prefix sums would cancel.
+        flow_QQ *= tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
+        through_QQ = tl.dot(flow_QQ.to(dtype), before_QQ, input_precision=PRECISION)
+        pairs_Q = tl.sum(tl.where(i_Q[:, None] >= i_Q[None, :], through_QQ, 0.0), 0)
+        tl.store(parts + place + i_Q, pairs_Q)
+
+    flows_QQ = flows_QQ.to(dtype)
+    tl.store(flows + tl.program_id(0).to(tl.int64) * Q * Q + i_Q[:, None] * Q + i_Q[None, :], flows_QQ)
+    dC_QN = tl.dot(flows_QQ, B_QN, dC_QN, input_precision=PRECISION)
+    store_rows(dC + ((block * T + first) * G + group) * N, G * N, i_Q, valid_Q, dC_QN, N, BLOCK_N)
+
+
+@no_type_check
+@triton.jit
+def leaving_kernel(
+    x,
+    B,
+    C,
+    dy,
+    decay,
+    D,
+    leaving,
+    flows,
+    chunks,
+    dx,
+    dB,
+    parts,
+    T,
+    CHUNKS,
+    H,
+    G,
+    R,
+    x_token,
+    x_head,
+    B_token,
+    B_group,
+    C_token,
+    C_group,
+    dy_token,
+    dy_head,
+    BLOCKS,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    Q: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Gradients of x and B in one chunk, for the heads of one of the BLOCKS parts of a group.
+
+    `parts` (last two planes): the gradient of each token's log-decay through the leaving state before it is summed over
+    earlier tokens, and that of dt itself.
+    """
+    chunk, group = tl.program_id(0) // (G * BLOCKS), tl.program_id(0) % (G * BLOCKS) // BLOCKS
+    block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
+    first = tl.load(chunks + 2 * chunk).to(tl.int64)
+    i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
+    valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
+    plane = H.to(tl.int64) * CHUNKS * Q
+    B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
+    C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
+    dtype: tl.constexpr = B_QN.dtype
+    flow_QQ = tl.load(flows + tl.program_id(0).to(tl.int64) * Q * Q + i_Q[:, None] * Q + i_Q[None, :])
+    dB_QN = tl.dot(tl.trans(flow_QQ), C_QN, input_precision=PRECISION)
+    for r in range(heads):
+        head = group * R + block * heads + r
+        x_QP = load_rows(x + first * x_token + head * x_head, x_token, i_Q, valid_Q, P, BLOCK_P)
+        dy_QP = load_rows(dy + first * dy_token + head * dy_head, dy_token, i_Q, valid_Q, P, BLOCK_P)
+        slot = (chunk.to(tl.int64) * H + head) * N * P
+        leaving_NP = load_rows(leaving + slot, P, row_N, row_N < N, P, BLOCK_P)
+        place = (head.to(tl.int64) * CHUNKS + chunk) * Q
+        log = decay + place
+        e_Q = tl.exp2(log_difference(log, plane, Q - 1, i_Q, PRECISE, STEP=False))
+        dt_Q = tl.load(log + 2 * plane + i_Q)
+
+        # y_i gains (C_i·B_j) L_ij dt_j x_j for j ≤ i: turned, rows are j, as the product below takes them.
+        pair_QQ = tl.exp2(log_difference(log, plane, i_Q[None, :], i_Q[:, None], PRECISE, STEP=False))
+        mixing_QQ = tl.dot(B_QN, tl.trans(C_QN), input_precision=PRECISION)
+        mixing_QQ = (mixing_QQ * tl.where(i_Q[:, None] <= i_Q[None, :], pair_QQ, 0.0)).to(dtype)
+
+        # The leaving state gains e_j dt_j x_j B_jᵀ.
+        weighted_QP = (x_QP * (e_Q * dt_Q)[:, None]).to(dtype)
+        dB_QN = tl.dot(weighted_QP, tl.trans(leaving_NP), dB_QN, input_precision=PRECISION)
+        dx_QP = tl.dot(B_QN, leaving_NP, input_precision=PRECISION) * e_Q[:, None]
+        tl.store(parts + 2 * plane + place + i_Q, dt_Q * tl.sum(dx_QP * x_QP, 1))
+        dx_QP = tl.dot(mixing_QQ, dy_QP, dx_QP, input_precision=PRECISION)
+        tl.store(parts + 3 * plane + place + i_Q, tl.sum(dx_QP * x_QP, 1))
         dx_QP *= dt_Q[:, None]
         if D is not None:
             dx_QP += dy_QP * tl.load(D + head)
         store_rows(dx + (first * H + head) * P, H * P, i_Q, valid_Q, dx_QP, P, BLOCK_P)
 
-        # A log-decay k acts on all pairs j < k ≤ i; summed as a product, since differences of prefix sums would cancel.
-        flow_QQ = tl.dot(dy_QP, tl.trans(x_QP), input_precision=PRECISION)
-        tl.store(total + CHUNKS * H, _trace(flow_QQ))
-        flow_QQ *= dt_Q[None, :]
-        flows_QQ += flow_QQ * pair_QQ
-        through_QQ = tl.dot((flow_QQ * mixing_QQ).to(dtype), before_QQ, input_precision=PRECISION)
-        tl.store(part, tl.sum(tl.where(i_Q[:, None] >= i_Q[None, :], through_QQ, 0.0), 0))
-
-    flows_QQ = flows_QQ.to(dtype)
-    dC_NQ = tl.dot(tl.trans(B_QN), tl.trans(flows_QQ), dC_NQ, input_precision=PRECISION)
-    dB_NQ = tl.dot(tl.trans(C_QN), flows_QQ, dB_NQ, input_precision=PRECISION)
-    out = ((block * T + first) * G + group) * N
-    store_rows(dB + out, G * N, i_Q, valid_Q, tl.trans(dB_NQ), N, BLOCK_N)
-    store_rows(dC + out, G * N, i_Q, valid_Q, tl.trans(dC_NQ), N, BLOCK_N)
+    store_rows(dB + ((block * T + first) * G + group) * N, G * N, i_Q, valid_Q, dB_QN, N, BLOCK_N)
 
 
 @no_type_check
 @triton.jit
 def decay_gradients_kernel(parts, totals, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
-    """Gradients of dt (T, H) and of A in each chunk (C, H), from the parts that `gradients_kernel` leaves."""
+    """Gradients of dt (T, H) and of A in each chunk (C, H), from the parts that the other two kernels leave."""
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)

@@ -63,46 +63,47 @@ def store_state(pointer, column_P, state_NP, P: tl.constexpr, N: tl.constexpr, B
 
 @no_type_check
 @triton.jit
-def load_decays(decay, plane, Q: tl.constexpr):
-    """A chunk's log-decays from its start through each token, base 2, as unevaluated sums high + low; and the last one."""
-    i_Q = tl.arange(0, Q)
-    return tl.load(decay + i_Q), tl.load(decay + plane + i_Q), tl.load(decay + Q - 1), tl.load(decay + plane + Q - 1)
+def log_difference(decay, plane, to_Q, from_Q, PRECISE: tl.constexpr, STEP: tl.constexpr):
+    """Log-decays from behind tokens `from_Q` through tokens `to_Q` of a chunk, base 2; with STEP, plus log dt of the former.
 
-
-@no_type_check
-@triton.jit
-def pair_decays(high_Q, low_Q):
-    """L_ij for j ≤ i, 0 above the diagonal.
-
-    The difference of two prefix sums is exact to float32 because they carry twice its digits: one token that forgets
-    everything costs the others nothing.
+    PRECISE: both prefix sums carry twice float32's digits, so that their difference is exact to float32 even where one token
+    forgets everything. Without, it is off by 1e-3 at the worst (see `decays_kernel`), below the rounding of bfloat16.
     """
-    exponent_QQ = (high_Q[:, None] - high_Q[None, :]) + (low_Q[:, None] - low_Q[None, :])
-    i, j = tl.arange(0, high_Q.shape[0])[:, None], tl.arange(0, high_Q.shape[0])[None, :]
-    return tl.where(i >= j, tl.exp2(exponent_QQ), 0.0)
+    difference = tl.load(decay + to_Q) - tl.load(decay + (plane if STEP else 0) + from_Q)
+    if PRECISE:
+        decay += 3 * plane
+        difference += tl.load(decay + to_Q) - tl.load(decay + (plane if STEP else 0) + from_Q)
+    return difference
 
 
 @no_type_check
 @triton.jit
-def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl.constexpr):
-    """Prefix sums of dt A in each chunk and dt itself, on the chunk grid, turned to (3, H, C Q): high, low, dt.
+def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl.constexpr, PRECISE: tl.constexpr):
+    """Log-decays from each chunk's start through its tokens, base 2, on the chunk grid, turned to (3 or 5, H, C Q).
 
-    Behind a short chunk's last token dt is 0, so that nothing decays or is added there.
+    The planes: this sum; the sum less log dt; dt; if PRECISE, what the first two lost in rounding to float32. Behind a
+    short chunk's last token dt is 0, so that nothing decays or is added there. No decay is below 2⁻²⁰⁰, which is 0 in
+    float32 too: it keeps the sums small.
     """
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
-    i_Q, some_h = tl.arange(0, Q), head_h < H
+    i_Q, some_h = tl.arange(0, Q), (head_h < H)[None, :]
     token_Q = first + i_Q
-    mask = (token_Q < end)[:, None] & some_h[None, :]
+    mask = (token_Q < end)[:, None] & some_h
     dt_Qh = tl.load(dt + token_Q[:, None].to(tl.int64) * dt_stride + head_h[None, :], mask=mask, other=0.0)
-    A_h = tl.load(A + head_h, mask=some_h, other=0.0)
-    sum_Qh = tl.cumsum((dt_Qh * A_h[None, :]).to(tl.float64) * _LOG2_E, 0)
-    high_Qh = sum_Qh.to(tl.float32)
+    A_h = tl.load(A + head_h, mask=head_h < H, other=0.0)
+    sum_Qh = tl.cumsum(tl.maximum((dt_Qh * A_h[None, :]).to(tl.float64) * _LOG2_E, -200.0), 0)
+    less_Qh = sum_Qh - tl.log2(dt_Qh).to(tl.float64)
+    high_Qh, less_high_Qh = sum_Qh.to(tl.float32), less_Qh.to(tl.float32)
     decay += (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
-    tl.store(decay, high_Qh, mask=some_h[None, :])
-    tl.store(decay + plane, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=some_h[None, :])
-    tl.store(decay + 2 * plane, dt_Qh, mask=some_h[None, :])
+    tl.store(decay, high_Qh, mask=some_h)
+    tl.store(decay + plane, less_high_Qh, mask=some_h)
+    tl.store(decay + 2 * plane, dt_Qh, mask=some_h)
+    if PRECISE:
+        tl.store(decay + 3 * plane, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=some_h)
+        low_Qh = tl.where(dt_Qh > 0, less_Qh - less_high_Qh.to(tl.float64), 0.0)  # not the difference of infinities
+        tl.store(decay + 4 * plane, low_Qh.to(tl.float32), mask=some_h)
 
 
 @no_type_check
@@ -130,6 +131,7 @@ def states_kernel(
     BLOCK_N: tl.constexpr,
     REVERSE: tl.constexpr,
     LOCAL: tl.constexpr,
+    PRECISE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Walks the states of one head along a segment: of x and B forwards, or the gradient's, of dy and C, in REVERSE.
@@ -171,16 +173,15 @@ def states_kernel(
         value_offset, key_offset = (c * Q).to(tl.int64) * value_token, (c * Q).to(tl.int64) * key_token
         value_QP = load_rows(value + value_offset, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
         key_QN = load_rows(key + key_offset, key_token, i_Q, valid_Q, N, BLOCK_N)
-        high_Q, low_Q, end_high, end_low = load_decays(decay + c * Q, plane, Q)
+        end_log = tl.load(decay + c * Q + Q - 1)
         if REVERSE:
-            weight_Q = tl.exp2(high_Q)
+            weight_Q = tl.exp2(tl.load(decay + c * Q + i_Q))
         else:
-            dt_Q = tl.load(decay + 2 * plane + c * Q + i_Q)
-            weight_Q = tl.exp2((end_high - high_Q) + (end_low - low_Q)) * dt_Q
+            weight_Q = tl.exp2(log_difference(decay + c * Q, plane, Q - 1, i_Q, PRECISE, STEP=True))
         weighted_QP = (value_QP * weight_Q[:, None]).to(value_QP.dtype)
-        state_NP *= tl.exp2(end_high)
+        state_NP *= tl.exp2(end_log)
         state_NP = tl.dot(tl.trans(key_QN), weighted_QP, state_NP, input_precision=PRECISION)
-        total += end_high + end_low
+        total += end_log
     if LOCAL:
         store_state(end + slot, column_P, state_NP, P, N, BLOCK_N)
         tl.store(segment_decay + segment * H + head, tl.exp2(total))
@@ -238,6 +239,7 @@ def forward_kernel(
     Q: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """y of one head along a segment, and the state at its document's end."""
@@ -265,23 +267,22 @@ def forward_kernel(
         x_QP = load_rows(x, x_token, i_Q, valid_Q, WIDTH, BLOCK_P)
         B_QN = load_rows(B, B_token, i_Q, valid_Q, N, BLOCK_N)
         C_QN = load_rows(C, C_token, i_Q, valid_Q, N, BLOCK_N)
-        high_Q, low_Q, end_high, end_low = load_decays(decay, plane, Q)
-        dt_Q = tl.load(decay + 2 * plane + i_Q)
 
         # y_i = f_i C_i S + Σ_{j≤i} (C_i·B_j) L_ij dt_j x_j + D x_i
         y_QP = tl.dot(C_QN, state_NP.to(C_QN.dtype), input_precision=PRECISION)
-        y_QP *= tl.exp2(high_Q)[:, None]
+        y_QP *= tl.exp2(tl.load(decay + i_Q))[:, None]
+        pair_QQ = tl.exp2(log_difference(decay, plane, i_Q[:, None], i_Q[None, :], PRECISE, STEP=True))
         mixing_QQ = tl.dot(C_QN, tl.trans(B_QN), input_precision=PRECISION)
-        mixing_QQ *= pair_decays(high_Q, low_Q) * dt_Q[None, :]
+        mixing_QQ *= tl.where(i_Q[:, None] >= i_Q[None, :], pair_QQ, 0.0)
         if D is not None:
             mixing_QQ += tl.where(i_Q[:, None] == i_Q[None, :], tl.load(D + head), 0.0)
         y_QP = tl.dot(mixing_QQ.to(x_QP.dtype), x_QP, y_QP, input_precision=PRECISION)
         store_rows(y, H * P, i_Q, valid_Q, y_QP, WIDTH, BLOCK_P)
 
         # S = f_end S + Σ_j e_j dt_j x_j B_jᵀ
-        weight_Q = tl.exp2((end_high - high_Q) + (end_low - low_Q)) * dt_Q
+        weight_Q = tl.exp2(log_difference(decay, plane, Q - 1, i_Q, PRECISE, STEP=True))
         weighted_QP = (x_QP * weight_Q[:, None]).to(x_QP.dtype)
-        state_NP *= tl.exp2(end_high)
+        state_NP *= tl.exp2(tl.load(decay + Q - 1))
         state_NP = tl.dot(tl.trans(B_QN), weighted_QP, state_NP, input_precision=PRECISION)
         x += Q * x_token
         B += Q * B_token
