@@ -11,7 +11,7 @@ N state width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -105,17 +105,18 @@ def ssd_backward(  # noqa: PLR0913
     with torch.cuda.device_of(x):
         problem = _Problem.of(x, B, C, lengths)
         decay = problem.decays(dt, A)
-        entering = problem.chunk_states(x, B, decay, start, None, reverse=False)
+        entering = problem.states(problem.C, x.dtype)
+        problem.walk(x, B, decay, _Walk(start, entering), reverse=False)
         d_start = problem.segment_states(dy, C, decay, d_final, reverse=True)
-        d_state = problem.states(problem.S)
-        leaving = problem.chunk_states(dy, C, decay, d_start, d_state, reverse=True)
-        dx, dB, dC, parts, totals = _chunk_gradients(problem, x, B, C, dy, decay, D, entering, leaving)
-        d_dt, dA_CH = torch.empty_like(dt, memory_format=torch.contiguous_format), torch.empty_like(totals[0])
-        sizes = (problem.H, problem.Q, _HEADS)
-        decay_gradients_kernel[problem.turns](
-            parts, totals, decay, A, problem.tables.chunks_C2, d_dt, dA_CH, *sizes
-        )
-    return dx, d_dt, dA_CH.sum(0), dB, dC, totals[1].sum(0), d_state
+        leaving, d_state = problem.states(problem.C, x.dtype), problem.states(problem.S)
+        carried = decay.new_empty(_tiles(problem.P), problem.C, problem.H)
+        problem.walk(dy, C, decay, _Walk(d_start, leaving, d_state, None, entering, carried), reverse=True)
+        dx, dB, dC, parts, skips_CH = _chunk_gradients(problem, x, B, C, dy, decay, D, entering, leaving)
+        d_dt, dA_CH = torch.empty_like(dt, memory_format=torch.contiguous_format), torch.empty_like(skips_CH)
+        carried_CH = carried[0] if len(carried) == 1 else carried.sum(0)
+        made = (d_dt, dA_CH, problem.H, problem.Q, _HEADS)
+        decay_gradients_kernel[problem.turns](parts, carried_CH, decay, A, problem.tables.chunks_C2, *made)
+    return dx, d_dt, dA_CH.sum(0), dB, dC, skips_CH.sum(0), d_state
 
 
 @ssd_backward.register_fake
@@ -219,46 +220,34 @@ class _Problem:
         if not self.is_cut:
             return start
         states, decay_KH = self.states(self.K), decay.new_empty(self.K, self.H)
-        self._walk(value, key, decay, (None, None, states, decay_KH), reverse=reverse, local=True)
+        self.walk(value, key, decay, _Walk(None, None, states, decay_KH), reverse=reverse)
         PN, block = self.P * self.N, 1024
         grid = (self.S * self.H, triton.cdiv(PN, block))
         passing_kernel[grid](states, decay_KH, start, self.tables.documents_S2, self.H, PN, reverse, block)
         return states
 
-    def chunk_states(
-        self,
-        value: Tensor,
-        key: Tensor,
-        decay: Tensor,
-        start: Tensor | None,
-        end: Tensor | None,
-        *,
-        reverse: bool,
-    ) -> Tensor:
-        """The state that enters each chunk, (C, H, N, P) in x's dtype; the documents' last one goes to `end`."""
-        states = self.states(self.C, self.like.dtype)
-        self._walk(value, key, decay, (start, states, end, None), reverse=reverse, local=False)
-        return states
-
-    def _walk(
-        self,
-        value: Tensor,
-        key: Tensor,
-        decay: Tensor,
-        states: tuple[Tensor | None, ...],
-        *,
-        reverse: bool,
-        local: bool,
-    ) -> None:
+    def walk(self, value: Tensor, key: Tensor, decay: Tensor, states: "_Walk", *, reverse: bool) -> None:
+        """Launches `states_kernel`: over x and B, or, in reverse, over dy and C."""
         strides = (*value.stride()[:2], *key.stride()[:2])
         states_kernel[self.walks](
             *(value, key, decay, self.tables.segments_K5, *states),
             *(self.C, self.H, self.R, *strides),
             **self.widths(whole=False),
             REVERSE=reverse,
-            LOCAL=local,
+            LOCAL=states.chunks is None,
             **_launch(self.like, "states"),
         )
+
+
+class _Walk(NamedTuple):
+    """What `states_kernel` reads and leaves beside its inputs; without `chunks`, what each segment adds by itself."""
+
+    start: Tensor | None
+    chunks: Tensor | None  # (C, H, N, P) in x's dtype
+    end: Tensor | None = None
+    segment_decay: Tensor | None = None
+    entering: Tensor | None = None
+    carried: Tensor | None = None
 
 
 def _chunk_gradients(  # noqa: PLR0913
@@ -274,14 +263,14 @@ def _chunk_gradients(  # noqa: PLR0913
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     chunks, T, H, G = problem.C, problem.T, problem.H, problem.G
     blocks = _blocks(chunks * G, problem.R)
-    dx, parts, totals = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:]), decay.new_empty(2, chunks, H)
+    dx, parts, skips_CH = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:]), decay.new_empty(chunks, H)
     dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
     flows = x.new_empty(chunks * G * blocks, problem.Q, problem.Q)
     sizes = (T, chunks, H, G, problem.R, *strides, blocks)
     entering_kernel[(len(flows),)](
-        *(x, B, C, dy, decay, entering, leaving, problem.tables.chunks_C2),
-        *(dC, flows, parts, totals, *sizes),
+        *(x, B, C, dy, decay, entering, problem.tables.chunks_C2),
+        *(dC, flows, parts, skips_CH, *sizes),
         **problem.widths(whole=True),
         **_launch(x, "entering"),
     )
@@ -292,7 +281,7 @@ def _chunk_gradients(  # noqa: PLR0913
         **_launch(x, "leaving"),
     )
     dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
-    return dx, dB, dC, parts, totals
+    return dx, dB, dC, parts, skips_CH
 
 
 def _blocks(sets: int, heads: int) -> int:
@@ -325,7 +314,7 @@ def _launch(x: Tensor, kernel: str) -> dict[str, int]:
     """Warps of a program and loads in flight, measured on an H100 at 64 heads × 64, state 128, bfloat16."""
     if x.dtype == torch.float32:
         return {"num_warps": 8, "num_stages": 1}
-    warps, stages = {"forward": (4, 2), "states": (4, 3), "entering": (4, 2), "leaving": (4, 2)}[kernel]
+    warps, stages = {"forward": (4, 2), "states": (8, 3), "entering": (4, 2), "leaving": (4, 2)}[kernel]
     return {"num_warps": warps, "num_stages": stages}
 
 

@@ -19,13 +19,6 @@ from tandem.ops.triton.scan_kernels import load_rows, log_difference, store_rows
 
 @no_type_check
 @triton.jit
-def _trace(square):
-    i = tl.arange(0, square.shape[0])
-    return tl.sum(tl.sum(tl.where(i[:, None] == i[None, :], square, 0.0), 1), 0)
-
-
-@no_type_check
-@triton.jit
 def entering_kernel(
     x,
     B,
@@ -33,12 +26,11 @@ def entering_kernel(
     dy,
     decay,
     entering,
-    leaving,
     chunks,
     dC,
     flows,
     parts,
-    totals,
+    skips,
     T,
     CHUNKS,
     H,
@@ -64,8 +56,7 @@ def entering_kernel(
     """The gradient of C in one chunk, for the heads of one of the BLOCKS parts of a group.
 
     `flows` (programs, Q, Q): the gradient of C_i·B_j. `parts` (first two planes): that of each token's log-decay through
-    pairs of tokens, and through the entering state before it is summed over later tokens. `totals` (2, C, H): that of the
-    whole chunk's log-decay, and of D.
+    pairs of tokens, and through the entering state before it is summed over later tokens. `skips` (C, H): that of D.
     """
     chunk, group = tl.program_id(0) // (G * BLOCKS), tl.program_id(0) % (G * BLOCKS) // BLOCKS
     block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
@@ -84,7 +75,6 @@ def entering_kernel(
         x_QP = load_rows(x + first * x_token + head * x_head, x_token, i_Q, valid_Q, P, BLOCK_P)
         dy_QP = load_rows(dy + first * dy_token + head * dy_head, dy_token, i_Q, valid_Q, P, BLOCK_P)
         entering_NP = load_rows(entering + slot, P, row_N, row_N < N, P, BLOCK_P)
-        leaving_NP = load_rows(leaving + slot, P, row_N, row_N < N, P, BLOCK_P)
         place = (head.to(tl.int64) * CHUNKS + chunk) * Q
         log = decay + place
         f_Q = tl.exp2(tl.load(log + i_Q))
@@ -94,12 +84,11 @@ def entering_kernel(
         dC_QN = tl.dot(weighted_QP, tl.trans(entering_NP), dC_QN, input_precision=PRECISION)
         read_QP = tl.dot(C_QN, entering_NP, input_precision=PRECISION)
         tl.store(parts + plane + place + i_Q, f_Q * tl.sum(read_QP * dy_QP, 1))
-        carried_PP = tl.dot(tl.trans(entering_NP), leaving_NP, input_precision=PRECISION)
-        tl.store(totals + chunk * H + head, _trace(carried_PP) * tl.exp2(tl.load(log + Q - 1)))
 
         # … + Σ_{j≤i} (C_i·B_j) L_ij dt_j x_j + D x_i
         flow_QQ = tl.dot(dy_QP, tl.trans(x_QP), input_precision=PRECISION)
-        tl.store(totals + (CHUNKS + chunk) * H + head, _trace(flow_QQ))
+        skip = tl.sum(tl.sum(tl.where(i_Q[:, None] == i_Q[None, :], flow_QQ, 0.0), 1), 0)
+        tl.store(skips + chunk * H + head, skip)
         pair_QQ = tl.exp2(log_difference(log, plane, i_Q[:, None], i_Q[None, :], PRECISE, STEP=True))
         flow_QQ *= tl.where(i_Q[:, None] >= i_Q[None, :], pair_QQ, 0.0)
         flows_QQ += flow_QQ
@@ -201,8 +190,8 @@ def leaving_kernel(
 
 @no_type_check
 @triton.jit
-def decay_gradients_kernel(parts, totals, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
-    """Gradients of dt (T, H) and of A in each chunk (C, H), from the parts that the other two kernels leave."""
+def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
+    """Gradients of dt (T, H) and of A in each chunk (C, H), from what the other kernels leave."""
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
@@ -214,7 +203,7 @@ def decay_gradients_kernel(parts, totals, decay, A, chunks, d_dt, dA, H, Q: tl.c
     earlier = (i_Q > 0)[:, None] & some_h[None, :]
     written_Qh = tl.cumsum(tl.load(parts + 2 * plane + place - 1, mask=earlier, other=0.0), 0)
     direct_Qh = tl.load(parts + 3 * plane + place, mask=mask, other=0.0)
-    total_h = tl.load(totals + chunk * H + head_h, mask=some_h, other=0.0)
+    total_h = tl.load(carried + chunk * H + head_h, mask=some_h, other=0.0)
     d_log_Qh = pairs_Qh + read_Qh + written_Qh + total_h[None, :]
     A_h = tl.load(A + head_h, mask=some_h, other=0.0)
     dt_Qh = tl.load(decay + 2 * plane + place, mask=mask, other=0.0)

@@ -117,6 +117,8 @@ def states_kernel(
     chunk_states,
     end,
     segment_decay,
+    entering,
+    carried,
     CHUNKS,
     H,
     R,
@@ -137,7 +139,8 @@ def states_kernel(
     """Walks the states of one head along a segment: of x and B forwards, or the gradient's, of dy and C, in REVERSE.
 
     LOCAL: from zero, to the state and the decay of the whole segment, where another segment follows. Otherwise from
-    `start` (a state a segment), to the states that enter the chunks, and, at the document's end, to `end`.
+    `start` (a state a segment), to the states that enter the chunks, and, at the document's end, to `end`; and, in REVERSE,
+    from the states `entering` the chunks to the gradients of the chunks' log-decays through them, `carried` (blocks, C, H).
     """
     segment, head = tl.program_id(0) // H, tl.program_id(0) % H
     segments += segment * 5
@@ -167,13 +170,19 @@ def states_kernel(
     for step in range(count):
         c = count - 1 - step if REVERSE else step
         valid_Q = i_Q < length - c * Q
+        end_log = tl.load(decay + c * Q + Q - 1)
         if not LOCAL:
             place = ((chunk + c) * H + head) * N * P + p0
-            store_rows(chunk_states + place, P, row_N, row_N < N, state_NP, WIDTH, BLOCK_P)
+            kept_NP = state_NP.to(chunk_states.dtype.element_ty)
+            if entering is not None:
+                entering_NP = load_rows(entering + place, P, row_N, row_N < N, WIDTH, BLOCK_P)
+            store_rows(chunk_states + place, P, row_N, row_N < N, kept_NP, WIDTH, BLOCK_P)
+            if entering is not None:
+                through = tl.sum(tl.sum(kept_NP.to(tl.float32) * entering_NP, 1), 0)
+                tl.store(carried + (tl.program_id(1) * CHUNKS + chunk + c) * H + head, through * tl.exp2(end_log))
         value_offset, key_offset = (c * Q).to(tl.int64) * value_token, (c * Q).to(tl.int64) * key_token
         value_QP = load_rows(value + value_offset, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
         key_QN = load_rows(key + key_offset, key_token, i_Q, valid_Q, N, BLOCK_N)
-        end_log = tl.load(decay + c * Q + Q - 1)
         if REVERSE:
             weight_Q = tl.exp2(tl.load(decay + c * Q + i_Q))
         else:
