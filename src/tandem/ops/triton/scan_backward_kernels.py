@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0913
+# ruff: noqa: ANN201
 """Triton kernels of the SSD scan, backwards; `scan.py` launches them.
 
 The states that enter the chunks and the gradients of those that leave them are found first, by `states_kernel` of
@@ -20,39 +20,11 @@ from tandem.ops.triton.scan_kernels import load_rows, log_difference, store_rows
 @no_type_check
 @triton.jit
 def entering_kernel(
-    x,
-    B,
-    C,
-    dy,
-    decay,
-    entering,
-    chunks,
-    dC,
-    flows,
-    parts,
-    skips,
-    T,
-    CHUNKS,
-    H,
-    G,
-    R,
-    x_token,
-    x_head,
-    B_token,
-    B_group,
-    C_token,
-    C_group,
-    dy_token,
-    dy_head,
-    BLOCKS,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    Q: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x, B, C, dy, decay, entering, chunks, dC, flows, parts, skips,
+    T, CHUNKS, H, G, R, x_token, x_head, B_token, B_group, C_token, C_group, dy_token, dy_head, BLOCKS,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The gradient of C in one chunk, for the heads of one of the BLOCKS parts of a group.
 
     `flows` (programs, Q, Q): the gradient of C_i·B_j. `parts` (first two planes): that of each token's log-decay through
@@ -107,40 +79,11 @@ def entering_kernel(
 @no_type_check
 @triton.jit
 def leaving_kernel(
-    x,
-    B,
-    C,
-    dy,
-    decay,
-    D,
-    leaving,
-    flows,
-    chunks,
-    dx,
-    dB,
-    parts,
-    T,
-    CHUNKS,
-    H,
-    G,
-    R,
-    x_token,
-    x_head,
-    B_token,
-    B_group,
-    C_token,
-    C_group,
-    dy_token,
-    dy_head,
-    BLOCKS,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    Q: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x, B, C, dy, decay, D, leaving, flows, chunks, dx, dB, parts,
+    T, CHUNKS, H, G, R, x_token, x_head, B_token, B_group, C_token, C_group, dy_token, dy_head, BLOCKS,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Gradients of x and B in one chunk, for the heads of one of the BLOCKS parts of a group.
 
     `parts` (last two planes): the gradient of each token's log-decay through the leaving state before it is summed over
@@ -196,7 +139,7 @@ def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, H, Q: tl.
     plane = H.to(tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), head_h < H
-    mask = (i_Q >= 0)[:, None] & some_h[None, :]
+    mask = some_h[None, :]
     place = (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
     pairs_Qh = tl.load(parts + place, mask=mask, other=0.0)
     read_Qh = tl.cumsum(tl.load(parts + plane + place, mask=mask, other=0.0), 0, reverse=True)

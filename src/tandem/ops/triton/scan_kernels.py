@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0913
+# ruff: noqa: ANN201, PLR0912, PLR0915, SIM102 - Triton takes no `and` of a constant and a loaded value
 """Triton kernels of the SSD scan, forwards; `scan.py` launches them.
 
 A program of `forward_kernel` walks the chunks of a segment with one head's state in registers, so that x, B, C and y
@@ -18,6 +18,7 @@ import triton.language as tl
 from tandem.ops.triton import tables
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
+_TINY = tl.constexpr(2.0**-126)  # a step of 0 counts as this: its logarithm is finite
 _FIRST, _LAST = tl.constexpr(tables.FIRST), tl.constexpr(tables.LAST)
 
 
@@ -94,7 +95,7 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
     dt_Qh = tl.load(dt + token_Q[:, None].to(tl.int64) * dt_stride + head_h[None, :], mask=mask, other=0.0)
     A_h = tl.load(A + head_h, mask=head_h < H, other=0.0)
     sum_Qh = tl.cumsum(tl.maximum((dt_Qh * A_h[None, :]).to(tl.float64) * _LOG2_E, -200.0), 0)
-    less_Qh = sum_Qh - tl.log2(dt_Qh).to(tl.float64)
+    less_Qh = sum_Qh - tl.log2(tl.maximum(dt_Qh, _TINY)).to(tl.float64)
     high_Qh, less_high_Qh = sum_Qh.to(tl.float32), less_Qh.to(tl.float32)
     decay += (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
     tl.store(decay, high_Qh, mask=some_h)
@@ -102,40 +103,17 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
     tl.store(decay + 2 * plane, dt_Qh, mask=some_h)
     if PRECISE:
         tl.store(decay + 3 * plane, (sum_Qh - high_Qh.to(tl.float64)).to(tl.float32), mask=some_h)
-        low_Qh = tl.where(dt_Qh > 0, less_Qh - less_high_Qh.to(tl.float64), 0.0)  # not the difference of infinities
-        tl.store(decay + 4 * plane, low_Qh.to(tl.float32), mask=some_h)
+        tl.store(decay + 4 * plane, (less_Qh - less_high_Qh.to(tl.float64)).to(tl.float32), mask=some_h)
 
 
 @no_type_check
 @triton.jit
 def states_kernel(
-    value,
-    key,
-    decay,
-    segments,
-    start,
-    chunk_states,
-    end,
-    segment_decay,
-    entering,
-    carried,
-    CHUNKS,
-    H,
-    R,
-    value_token,
-    value_head,
-    key_token,
-    key_group,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    Q: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    REVERSE: tl.constexpr,
-    LOCAL: tl.constexpr,
-    PRECISE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    value, key, decay, segments, start, chunk_states, end, segment_decay, entering, carried,
+    CHUNKS, H, R, value_token, value_head, key_token, key_group,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    REVERSE: tl.constexpr, LOCAL: tl.constexpr, PRECISE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Walks the states of one head along a segment: of x and B forwards, or the gradient's, of dy and C, in REVERSE.
 
     LOCAL: from zero, to the state and the decay of the whole segment, where another segment follows. Otherwise from
@@ -202,9 +180,7 @@ def states_kernel(
 
 @no_type_check
 @triton.jit
-def passing_kernel(
-    states, segment_decay, start, documents, H, PN, REVERSE: tl.constexpr, BLOCK: tl.constexpr
-):
+def passing_kernel(states, segment_decay, start, documents, H, PN, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
     """Turns the states that segments add, (K, H, P N), into those that enter them, in place."""
     document, head = tl.program_id(0) // H, tl.program_id(0) % H
     first, behind = tl.load(documents + 2 * document), tl.load(documents + 2 * document + 1)
@@ -225,33 +201,12 @@ def passing_kernel(
 @no_type_check
 @triton.jit
 def forward_kernel(
-    x,
-    B,
-    C,
-    decay,
-    D,
-    segments,
-    start,
-    y,
-    final,
-    CHUNKS,
-    H,
-    R,
-    x_token,
-    x_head,
-    B_token,
-    B_group,
-    C_token,
-    C_group,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    Q: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """y of one head along a segment, and the state at its document's end."""
+    x, B, C, decay, D, segments, start, y, final,
+    CHUNKS, H, R, x_token, x_head, B_token, B_group, C_token, C_group,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One head's y along a segment, and the state at its document's end."""
     segment, head = tl.program_id(0) // H, tl.program_id(0) % H
     segments += segment * 5
     first, behind = tl.load(segments), tl.load(segments + 1)

@@ -6,6 +6,7 @@ document is cut into segments that are walked side by side; a short one is a seg
 Shapes: S documents, K segments, C chunks.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -62,6 +63,11 @@ def segment_ends(length: int, chunk: int, longest: int) -> list[int]:
     pieces = max(1, round(length / longest))
     step = -(-length // (pieces * chunk)) * chunk
     return [min(end, length) for end in range(step, length + step, step)]
+
+
+def segment_count(lengths: Sequence[int], chunk: int, longest: int) -> int:
+    """K: how many segments `scan_tables` makes."""
+    return sum(len(segment_ends(length, chunk, longest)) for length in lengths)
 
 
 def _to_device(tables: tuple[Tensor, ...], device: torch.device) -> list[Tensor]:
