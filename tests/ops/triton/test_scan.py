@@ -53,9 +53,11 @@ def outcome(scan: Scan, values: Values, lengths: list[int], dtype: torch.dtype |
     """y, the final state and the gradients of all that is given."""
     leaves = [None if v is None else v.detach().to(dtype or v.dtype).requires_grad_() for v in values]
     layout = SequenceLayout.from_lengths(lengths, chunk=64, device=leaves[1].device)
-    y, final = scan(*leaves[:5], layout, *leaves[5:])
-    (y.to(dtype or torch.float32).sin().sum() + final.cos().sum()).backward()
-    return [y.detach(), final.detach(), *(None if leaf is None else leaf.grad for leaf in leaves)]
+    results = scan(*leaves[:5], layout, *leaves[5:])
+    torch.manual_seed(1)  # a loss of random weights, in numbers that bfloat16 holds
+    weights = [torch.randn(result.shape).bfloat16().to(result.device) for result in results]
+    sum((result * weight).sum() for result, weight in zip(results, weights, strict=True)).backward()
+    return [*(result.detach() for result in results), *(None if leaf is None else leaf.grad for leaf in leaves)]
 
 
 def assert_near(got: list[Tensor | None], want: list[Tensor | None], bound: float):

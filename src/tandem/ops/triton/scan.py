@@ -11,6 +11,7 @@ N state width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -66,13 +67,14 @@ class _Scan(torch.autograd.Function):
         x, *_, D, _ = ctx.saved_tensors
         dy = torch.zeros_like(x) if dy is None else _in_rows(dy)
         d_final = None if d_final is None else d_final.contiguous()
-        *gradients, dD, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
-        return *gradients, None if D is None else dD, d_state if ctx.has_state else None, None
+        dx, d_dt, dB, dC, dA_dD_2H, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
+        dA, dD = dA_dD_2H[0], None if D is None else dA_dD_2H[1]
+        return dx, d_dt, dA, dB, dC, dD, d_state if ctx.has_state else None, None
 
 
 def _forward_shapes(x, dt, A, B, C, D, state, lengths):
     (_, H, P), N = x.shape, B.shape[2]
-    S, K = len(lengths), segment_count(lengths, _chunk(x), _longest(lengths, H, P))
+    S, K = len(lengths), segment_count(lengths, _chunk(x.dtype), _longest(lengths, H, P))
     final = x.new_empty((S, H, P, N), dtype=torch.float32)
     return x.new_empty(x.shape), final, final.new_empty((K if K > S else 0, H, P, N))
 
@@ -89,19 +91,19 @@ def ssd_forward(
     lengths: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y_THP, the final state_SHPN and the states entering the segments, (K, H, P, N), none where those are documents."""
-    problem = _Problem.of(x, B, C, lengths)
+    problem = _problem_of(x, B, lengths)
     decay = problem.decays(dt, A)
     start_KHPN = problem.segment_states(x, B, decay, state, reverse=False)
     y, final = x.new_empty(x.shape), problem.states(problem.S)
     given = (x, B, C, decay, D, problem.tables.segments_K5, start_KHPN, y, final)
     sizes = (problem.C, problem.H, problem.R, *x.stride()[:2], *B.stride()[:2], *C.stride()[:2])
-    _start(forward_kernel, problem.walks, *given, *sizes, **problem.tile("forward"))
+    _start(forward_kernel, problem.walks, *given, *sizes, **problem.tiles["forward"])
     return y, final, start_KHPN if problem.is_cut and start_KHPN is not None else problem.states(0)
 
 
 def _backward_shapes(dy, d_final, x, dt, A, B, C, D, start, lengths):
     d_state = x.new_empty((len(lengths), *x.shape[1:], B.shape[2]), dtype=torch.float32)
-    return *(t.new_empty(t.shape) for t in (x, dt, A, B, C, A)), d_state
+    return *(t.new_empty(t.shape) for t in (x, dt, B, C)), A.new_empty(2, len(A)), d_state
 
 
 @opaque(_backward_shapes)
@@ -116,9 +118,12 @@ def ssd_backward(
     D: Tensor | None,
     start: Tensor | None,
     lengths: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C, D and the initial state; `start` is the state that enters each segment, or None."""
-    problem = _Problem.of(x, B, C, lengths)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, dt, B, C, of A and D (2, H), and of the initial state.
+
+    `start` is the state that enters each segment, or None.
+    """
+    problem = _problem_of(x, B, lengths)
     decay = problem.decays(dt, A)
     entering = problem.states(problem.C, x.dtype)
     problem.walk(x, B, decay, _Walk(start, entering), reverse=False)
@@ -126,18 +131,20 @@ def ssd_backward(
     leaving, d_state = problem.states(problem.C, x.dtype), problem.states(problem.S)
     carried = decay.new_empty(_tiles(problem.P), problem.C, problem.H)
     problem.walk(dy, C, decay, _Walk(d_start, leaving, d_state, None, entering, carried), reverse=True)
-    dx, dB, dC, parts, skips_CH = _chunk_gradients(problem, x, B, C, dy, decay, D, entering, leaving)
-    d_dt, dA_CH = dt.new_empty(dt.shape), torch.empty_like(skips_CH)
-    given = (parts, carried.sum(0), decay, A, problem.tables.chunks_C2, d_dt, dA_CH)
+    d_dt, dA_dD_2CH = dt.new_empty(dt.shape), decay.new_empty(2, problem.C, problem.H)
+    dx, dB, dC, parts = _chunk_gradients(problem, x, B, C, dy, decay, D, (entering, leaving), dA_dD_2CH[1])
+    carried_CH = carried[0] if len(carried) == 1 else carried.sum(0)
+    given = (parts, carried_CH, decay, A, problem.tables.chunks_C2, d_dt, dA_dD_2CH)
     _start(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, _HEADS)
-    return dx, d_dt, dA_CH.sum(0), dB, dC, skips_CH.sum(0), d_state
+    return dx, d_dt, dB, dC, dA_dD_2CH.sum(1), d_state
 
 
 @dataclass(frozen=True)
 class _Problem:
     """Sizes, tables and launches that both directions share."""
 
-    like: Tensor
+    dtype: torch.dtype
+    device: torch.device
     S: int
     T: int
     H: int
@@ -147,48 +154,47 @@ class _Problem:
     Q: int
     tables: ScanTables
 
-    @classmethod
-    def of(cls, x: Tensor, B: Tensor, C: Tensor, lengths: Sequence[int]) -> "_Problem":
-        (T, H, P), (_, G, N), Q = x.shape, B.shape, _chunk(x)
-        tables = scan_tables(tuple(lengths), Q, _longest(lengths, H, P), x.device)
-        return cls(x, len(lengths), T, H, P, G, N, Q, tables)
-
-    @property
+    @cached_property
     def C(self) -> int:
         """Chunks."""
         return len(self.tables.chunks_C2)
 
-    @property
+    @cached_property
     def K(self) -> int:
         """Segments."""
         return len(self.tables.segments_K5)
 
-    @property
+    @cached_property
     def R(self) -> int:
         """Heads of a group."""
         return self.H // self.G
 
-    @property
+    @cached_property
     def is_cut(self) -> bool:
         """Whether some document is more than one segment."""
         return self.K > self.S
 
-    @property
+    @cached_property
     def walks(self) -> tuple[int, int]:
         """The grid of the kernels that walk along segments."""
         return self.K * self.H, _tiles(self.P)
 
-    @property
+    @cached_property
     def turns(self) -> tuple[int, int]:
         """The grid of the kernels that turn (T, H) to (H, T)."""
         return self.C, ceil_div(self.H, _HEADS)
 
     @property
     def is_precise(self) -> bool:
-        return self.like.dtype == torch.float32
+        return self.dtype == torch.float32
 
     def states(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return self.like.new_empty(count, self.H, self.P, self.N, dtype=dtype)
+        return torch.empty(count, self.H, self.P, self.N, dtype=dtype, device=self.device)
+
+    @cached_property
+    def tiles(self) -> dict[str, dict[str, Any]]:
+        """What `tile` says of each kernel."""
+        return {kernel: self.tile(kernel) for kernel in ("forward", "states", "reverse", "entering", "leaving")}
 
     def tile(self, kernel: str) -> dict[str, Any]:
         """Widths, padded widths and the launch of a kernel; walks take a part of P, the others all of it."""
@@ -224,8 +230,25 @@ class _Problem:
         """Launches `states_kernel`: over x and B, or, in reverse, over dy and C."""
         given = (value, key, decay, self.tables.segments_K5, *states)
         sizes = (self.C, self.H, self.R, *value.stride()[:2], *key.stride()[:2])
-        tile = self.tile("states" if states.carried is None else "reverse")
+        tile = self.tiles["states" if states.carried is None else "reverse"]
         _start(states_kernel, self.walks, *given, *sizes, REVERSE=reverse, LOCAL=states.chunks is None, **tile)
+
+
+def _problem_of(x: Tensor, B: Tensor, lengths: Sequence[int]) -> _Problem:
+    return _problem(x.shape, B.shape, x.dtype, x.device, tuple(lengths), _longest(lengths, x.shape[1], x.shape[2]))
+
+
+@lru_cache(maxsize=64)  # at small sizes a GPU waits for Python
+def _problem(
+    x_shape: torch.Size,
+    B_shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    lengths: tuple[int, ...],
+    longest: int,
+) -> _Problem:
+    (T, H, P), (_, G, N), Q = x_shape, B_shape, _chunk(dtype)
+    return _Problem(dtype, device, len(lengths), T, H, P, G, N, Q, scan_tables(lengths, Q, longest, device))
 
 
 class _Walk(NamedTuple):
@@ -247,22 +270,23 @@ def _chunk_gradients(
     dy: Tensor,
     decay: Tensor,
     D: Tensor | None,
-    entering: Tensor,
-    leaving: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    states: tuple[Tensor, Tensor],
+    skips_CH: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    entering, leaving = states
     chunks, T, H, G = problem.C, problem.T, problem.H, problem.G
     blocks = _blocks(chunks * G, problem.R)
-    dx, parts, skips_CH = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:]), decay.new_empty(chunks, H)
+    dx, parts = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:])
     dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
     flows = x.new_empty(chunks * G * blocks, problem.Q, problem.Q)
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
     sizes = (T, chunks, H, G, problem.R, *strides, blocks)
     given = (x, B, C, dy, decay, entering, problem.tables.chunks_C2, dC, flows, parts, skips_CH)
-    _start(entering_kernel, (len(flows),), *given, *sizes, **problem.tile("entering"))
+    _start(entering_kernel, (len(flows),), *given, *sizes, **problem.tiles["entering"])
     given = (x, B, C, dy, decay, D, leaving, flows, problem.tables.chunks_C2, dx, dB, parts)
-    _start(leaving_kernel, (len(flows),), *given, *sizes, **problem.tile("leaving"))
+    _start(leaving_kernel, (len(flows),), *given, *sizes, **problem.tiles["leaving"])
     dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
-    return dx, dB, dC, parts, skips_CH
+    return dx, dB, dC, parts
 
 
 def _blocks(sets: int, heads: int) -> int:
@@ -273,9 +297,9 @@ def _blocks(sets: int, heads: int) -> int:
     return next(n for n in range(1, heads + 1) if heads % n == 0 and (n * sets >= _GRADIENTS or n == heads))
 
 
-def _chunk(x: Tensor) -> int:
+def _chunk(dtype: torch.dtype) -> int:
     """Tokens of a chunk: what the tensor cores take at once, or, in float32, what fits the shared memory."""
-    return 32 if x.dtype == torch.float32 else 64
+    return 32 if dtype == torch.float32 else 64
 
 
 def _tiles(P: int) -> int:
