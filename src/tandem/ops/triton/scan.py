@@ -23,9 +23,9 @@ from tandem.ops.triton.scan_kernels import decays_kernel, forward_kernel, passin
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 from tandem.ops.triton.tables import ScanTables, scan_tables, segment_count
 
-_WALKS = 512  # programs that walk chunks one after the other: about four on each of an H100's 132 processors
+_WALKS = 256  # programs that walk chunks one after the other: two on each of an H100's 132 processors at once
 _SHORTEST = 1024  # tokens of a segment; shorter ones are not worth finding their states twice
-_GRADIENTS = 1024  # programs that take some heads of a group in a chunk
+_GRADIENTS = 256  # programs that take some heads of a group in a chunk
 _HEADS = 16  # of a tile in the kernels that turn (T, H) to (H, T)
 
 
