@@ -67,9 +67,9 @@ class _Scan(torch.autograd.Function):
         x, *_, D, _ = ctx.saved_tensors
         dy = torch.zeros_like(x) if dy is None else _in_rows(dy)
         d_final = None if d_final is None else d_final.contiguous()
-        dx, d_dt, dB, dC, dA_dD_2H, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
-        dA, dD = dA_dD_2H[0], None if D is None else dA_dD_2H[1]
-        return dx, d_dt, dA, dB, dC, dD, d_state if ctx.has_state else None, None
+        dx, d_dt, dB_dC, dA_dD, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
+        dD, d_state = None if D is None else dA_dD[1], d_state if ctx.has_state else None
+        return dx, d_dt, dA_dD[0], dB_dC[0], dB_dC[1], dD, d_state, None
 
 
 def _forward_shapes(x, dt, A, B, C, D, state, lengths):
@@ -103,7 +103,7 @@ def ssd_forward(
 
 def _backward_shapes(dy, d_final, x, dt, A, B, C, D, start, lengths):
     d_state = x.new_empty((len(lengths), *x.shape[1:], B.shape[2]), dtype=torch.float32)
-    return *(t.new_empty(t.shape) for t in (x, dt, B, C)), A.new_empty(2, len(A)), d_state
+    return *(t.new_empty(t.shape) for t in (x, dt)), B.new_empty(2, *B.shape), A.new_empty(2, len(A)), d_state
 
 
 @opaque(_backward_shapes)
@@ -118,8 +118,8 @@ def ssd_backward(
     D: Tensor | None,
     start: Tensor | None,
     lengths: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, B, C, of A and D (2, H), and of the initial state.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, dt, of B and C (2, T, G, N), of A and D (2, H), and of the initial state.
 
     `start` is the state that enters each segment, or None.
     """
@@ -132,11 +132,11 @@ def ssd_backward(
     carried = decay.new_empty(_tiles(problem.P), problem.C, problem.H)
     problem.walk(dy, C, decay, _Walk(d_start, leaving, d_state, None, entering, carried), reverse=True)
     d_dt, dA_dD_2CH = dt.new_empty(dt.shape), decay.new_empty(2, problem.C, problem.H)
-    dx, dB, dC, parts = _chunk_gradients(problem, x, B, C, dy, decay, D, (entering, leaving), dA_dD_2CH[1])
+    dx, dB_dC_2TGN, parts = _chunk_gradients(problem, x, B, C, dy, decay, D, (entering, leaving), dA_dD_2CH[1])
     carried_CH = carried[0] if len(carried) == 1 else carried.sum(0)
     given = (parts, carried_CH, decay, A, problem.tables.chunks_C2, d_dt, dA_dD_2CH)
     _start(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, _HEADS)
-    return dx, d_dt, dB, dC, dA_dD_2CH.sum(1), d_state
+    return dx, d_dt, dB_dC_2TGN, dA_dD_2CH.sum(1), d_state
 
 
 @dataclass(frozen=True)
@@ -272,12 +272,12 @@ def _chunk_gradients(
     D: Tensor | None,
     states: tuple[Tensor, Tensor],
     skips_CH: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     entering, leaving = states
     chunks, T, H, G = problem.C, problem.T, problem.H, problem.G
     blocks = _blocks(chunks * G, problem.R)
     dx, parts = x.new_empty(x.shape), decay.new_empty(4, *decay.shape[1:])
-    dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
+    dB, dC = dB_dC = B.new_empty(2, blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32)
     flows = x.new_empty(chunks * G * blocks, problem.Q, problem.Q)
     strides = (*x.stride()[:2], *B.stride()[:2], *C.stride()[:2], *dy.stride()[:2])
     sizes = (T, chunks, H, G, problem.R, *strides, blocks)
@@ -285,8 +285,7 @@ def _chunk_gradients(
     _start(entering_kernel, (len(flows),), *given, *sizes, **problem.tiles["entering"])
     given = (x, B, C, dy, decay, D, leaving, flows, problem.tables.chunks_C2, dx, dB, parts)
     _start(leaving_kernel, (len(flows),), *given, *sizes, **problem.tiles["leaving"])
-    dB, dC = (t[0] if blocks == 1 else t.sum(0).to(B.dtype) for t in (dB, dC))
-    return dx, dB, dC, parts
+    return dx, dB_dC[:, 0] if blocks == 1 else dB_dC.sum(1).to(B.dtype), parts
 
 
 def _blocks(sets: int, heads: int) -> int:

@@ -35,7 +35,7 @@ def entering_kernel(
     first = tl.load(chunks + 2 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
     valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
-    plane = H.to(tl.int64) * CHUNKS * Q
+    plane = tl.cast(H, tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
     dtype: tl.constexpr = B_QN.dtype
@@ -94,7 +94,7 @@ def leaving_kernel(
     first = tl.load(chunks + 2 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
     valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
-    plane = H.to(tl.int64) * CHUNKS * Q
+    plane = tl.cast(H, tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
     dtype: tl.constexpr = B_QN.dtype
@@ -136,7 +136,7 @@ def leaving_kernel(
 def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
     """Gradients of dt (T, H) and of A in each chunk (C, H), from what the other kernels leave."""
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    plane = H.to(tl.int64) * tl.num_programs(0) * Q
+    plane = tl.cast(H, tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), head_h < H
     mask = some_h[None, :]

@@ -87,7 +87,7 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
     float32 too: it keeps the sums small.
     """
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    plane = H.to(tl.int64) * tl.num_programs(0) * Q
+    plane = tl.cast(H, tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), (head_h < H)[None, :]
     token_Q = first + i_Q
@@ -134,7 +134,7 @@ def states_kernel(
     slot = (segment * H + head).to(tl.int64) * P * N
     value += first.to(tl.int64) * value_token + head * value_head + p0
     key += first.to(tl.int64) * key_token + (head // R) * key_group
-    plane = H.to(tl.int64) * CHUNKS * Q
+    plane = tl.cast(H, tl.int64) * CHUNKS * Q
     decay += (head.to(tl.int64) * CHUNKS + chunk) * Q
     length = behind - first
     count = tl.cdiv(length, Q)
@@ -217,7 +217,7 @@ def forward_kernel(
     B += first.to(tl.int64) * B_token + (head // R) * B_group
     C += first.to(tl.int64) * C_token + (head // R) * C_group
     y += (first.to(tl.int64) * H + head) * P + p0
-    plane = H.to(tl.int64) * CHUNKS * Q
+    plane = tl.cast(H, tl.int64) * CHUNKS * Q
     decay += (head.to(tl.int64) * CHUNKS + tl.load(segments + 2)) * Q
     length = behind - first
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
