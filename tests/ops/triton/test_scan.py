@@ -133,6 +133,15 @@ def test_the_op_takes_the_kernels(device: str):
         assert torch.equal(ours, theirs)
 
 
+def test_tables_live_as_long_as_the_layout(device: str):
+    values = inputs([20], (2, 4, 1, 4), device)
+    layout = SequenceLayout.from_lengths([20], device=device)
+    for _ in range(2):
+        kernels.scan(*values[:5], layout)
+    (problem,) = vars(layout)["held"]
+    assert problem is kernels._problem_of(values[0], values[3], layout.lengths)
+
+
 def test_widths_without_room_are_left_to_pytorch():
     assert kernels.scan_is_supported(torch.empty(1, 1, 64).bfloat16(), torch.empty(1, 1, 256).bfloat16())
     assert kernels.scan_is_supported(torch.empty(1, 1, 64), torch.empty(1, 1, 128))

@@ -46,6 +46,10 @@ def scan(
     state_SHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ssd_reference` for x, B and C of one dtype, float32 or narrower; tokens and heads may lie apart in memory."""
+    if (
+        not torch.compiler.is_compiling()
+    ):  # a CUDA graph reads the tables at each replay: they live as long as the layout
+        vars(layout).setdefault("held", set()).add(_problem_of(x_THP, B_TGN, layout.lengths))
     skip = None if D_H is None else D_H.float()
     state = None if state_SHPN is None else state_SHPN.float()
     return _Scan.apply(x_THP, dt_TH.float(), A_H.float(), B_TGN, C_TGN, skip, state, layout.lengths)
@@ -139,7 +143,7 @@ def ssd_backward(
     return dx, d_dt, dB_dC_2TGN, dA_dD_2CH.sum(1), d_state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Problem:
     """Sizes, tables and launches that both directions share."""
 

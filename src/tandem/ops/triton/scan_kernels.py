@@ -1,4 +1,4 @@
-# ruff: noqa: ANN201, PLR0912, PLR0915, SIM102 - Triton takes no `and` of a constant and a loaded value
+# ruff: noqa: ANN201, SIM102 - Triton takes no `and` of a constant and a loaded value
 """Triton kernels of the SSD scan, forwards; `scan.py` launches them.
 
 A program of `forward_kernel` walks the chunks of a segment with one head's state in registers, so that x, B, C and y
@@ -46,20 +46,25 @@ def store_rows(pointer, stride, row_Q, valid_Q, value, WIDTH: tl.constexpr, BLOC
 
 @no_type_check
 @triton.jit
-def load_state(pointer, column_P, P: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(N, P) from a state (P, N) in memory."""
+def first_state(start, slot, column_P, P: tl.constexpr, N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(N, P) from the slot's state (P, N) in memory; zeros without a `start`."""
     row_N = tl.arange(0, BLOCK_N)
-    mask = (row_N < N)[:, None] & (column_P < P)[None, :]
-    return tl.load(pointer + row_N[:, None] + column_P[None, :] * N, mask=mask, other=0.0)
+    if start is None:
+        state_NP = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
+    else:
+        mask = (row_N < N)[:, None] & (column_P < P)[None, :]
+        place = slot.to(tl.int64) * P * N + row_N[:, None] + column_P[None, :] * N
+        state_NP = tl.load(start + place, mask=mask, other=0.0)
+    return state_NP
 
 
 @no_type_check
 @triton.jit
-def store_state(pointer, column_P, state_NP, P: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The inverse of `load_state`."""
+def store_state(pointer, slot, column_P, state_NP, P: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Writes (N, P) to a slot as a state (P, N)."""
     row_N = tl.arange(0, BLOCK_N)
     mask = (row_N < N)[:, None] & (column_P < P)[None, :]
-    tl.store(pointer + row_N[:, None] + column_P[None, :] * N, state_NP, mask=mask)
+    tl.store(pointer + slot.to(tl.int64) * P * N + row_N[:, None] + column_P[None, :] * N, state_NP, mask=mask)
 
 
 @no_type_check
@@ -123,27 +128,21 @@ def states_kernel(
     segment, head = tl.program_id(0) // H, tl.program_id(0) % H
     segments += segment * 5
     first, behind, chunk = tl.load(segments), tl.load(segments + 1), tl.load(segments + 2).to(tl.int64)
-    flags = tl.load(segments + 4)
-    is_final = (flags & (_FIRST if REVERSE else _LAST)) != 0
+    is_final = (tl.load(segments + 4) & (_FIRST if REVERSE else _LAST)) != 0
     if LOCAL:
         if is_final:
             return
     p0 = tl.program_id(1) * BLOCK_P
     column_P = p0 + tl.arange(0, BLOCK_P)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    slot = (segment * H + head).to(tl.int64) * P * N
     value += first.to(tl.int64) * value_token + head * value_head + p0
     key += first.to(tl.int64) * key_token + (head // R) * key_group
     plane = tl.cast(H, tl.int64) * CHUNKS * Q
     decay += (head.to(tl.int64) * CHUNKS + chunk) * Q
-    length = behind - first
-    count = tl.cdiv(length, Q)
+    length, count = behind - first, tl.cdiv(behind - first, Q)
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
 
-    if start is None:
-        state_NP = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
-    else:
-        state_NP = load_state(start + slot, column_P, P, N, BLOCK_N)
+    state_NP = first_state(start, segment * H + head, column_P, P, N, BLOCK_P, BLOCK_N)
     total = 0.0
     for step in range(count):
         c = count - 1 - step if REVERSE else step
@@ -158,24 +157,21 @@ def states_kernel(
             if entering is not None:
                 through = tl.sum(tl.sum(kept_NP.to(tl.float32) * entering_NP, 1), 0)
                 tl.store(carried + (tl.program_id(1) * CHUNKS + chunk + c) * H + head, through * tl.exp2(end_log))
-        value_offset, key_offset = (c * Q).to(tl.int64) * value_token, (c * Q).to(tl.int64) * key_token
-        value_QP = load_rows(value + value_offset, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
-        key_QN = load_rows(key + key_offset, key_token, i_Q, valid_Q, N, BLOCK_N)
-        if REVERSE:
-            weight_Q = tl.exp2(tl.load(decay + c * Q + i_Q))
-        else:
-            weight_Q = tl.exp2(log_difference(decay + c * Q, plane, Q - 1, i_Q, PRECISE, STEP=True))
-        weighted_QP = (value_QP * weight_Q[:, None]).to(value_QP.dtype)
+        offset = (c * Q).to(tl.int64)
+        value_QP = load_rows(value + offset * value_token, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
+        key_QN = load_rows(key + offset * key_token, key_token, i_Q, valid_Q, N, BLOCK_N)
+        log = decay + c * Q
+        log_Q = tl.load(log + i_Q) if REVERSE else log_difference(log, plane, Q - 1, i_Q, PRECISE, STEP=True)
+        weighted_QP = (value_QP * tl.exp2(log_Q)[:, None]).to(value_QP.dtype)
         state_NP *= tl.exp2(end_log)
         state_NP = tl.dot(tl.trans(key_QN), weighted_QP, state_NP, input_precision=PRECISION)
         total += end_log
     if LOCAL:
-        store_state(end + slot, column_P, state_NP, P, N, BLOCK_N)
+        store_state(end, segment * H + head, column_P, state_NP, P, N, BLOCK_N)
         tl.store(segment_decay + segment * H + head, tl.exp2(total))
     elif end is not None:
         if is_final:
-            out = end + (tl.load(segments + 3) * H + head).to(tl.int64) * P * N
-            store_state(out, column_P, state_NP, P, N, BLOCK_N)
+            store_state(end, tl.load(segments + 3) * H + head, column_P, state_NP, P, N, BLOCK_N)
 
 
 @no_type_check
@@ -222,10 +218,7 @@ def forward_kernel(
     length = behind - first
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
 
-    if start is None:
-        state_NP = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
-    else:
-        state_NP = load_state(start + (segment * H + head).to(tl.int64) * P * N, column_P, P, N, BLOCK_N)
+    state_NP = first_state(start, segment * H + head, column_P, P, N, BLOCK_P, BLOCK_N)
     for offset in range(0, length, Q):
         valid_Q = i_Q < length - offset
         x_QP = load_rows(x, x_token, i_Q, valid_Q, WIDTH, BLOCK_P)
@@ -254,5 +247,4 @@ def forward_kernel(
         y += Q * H * P
         decay += Q
     if (tl.load(segments + 4) & _LAST) != 0:
-        out = final + (tl.load(segments + 3) * H + head).to(tl.int64) * P * N
-        store_state(out, column_P, state_NP, P, N, BLOCK_N)
+        store_state(final, tl.load(segments + 3) * H + head, column_P, state_NP, P, N, BLOCK_N)
