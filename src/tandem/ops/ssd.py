@@ -15,6 +15,7 @@ from torch import Tensor
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.ssd import ssd as cpu_ssd
 from tandem.ops.layout import SequenceLayout
+from tandem.ops.triton.support import triton_for
 
 
 def ssd_reference(
@@ -99,13 +100,19 @@ def ssd_chunked(
 ) -> tuple[Tensor, Tensor]:
     """The same result as `ssd_reference`, as matrix products on chunks of `layout.chunk` tokens.
 
-    Matrix products run in x's dtype (on a CPU, by a C++ kernel, in float32); decays, chunk states and their recurrence in
-    float32 or wider.
+    Matrix products run in x's dtype (on a CPU, by a C++ kernel, in float32; on a CUDA GPU by Triton kernels, whose chunks
+    have a length of their own); decays, chunk states and their recurrence in float32 or wider.
     Arguments, returned values and errors are those of `ssd_reference`.
     """
     _check(x_THP, dt_TH, B_TGN, layout, state)
-    if x_THP.dtype == B_TGN.dtype == C_TGN.dtype and kernels_for(x_THP, dt_TH, A_H, D_H, state):
-        return cpu_ssd(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state)
+    if x_THP.dtype == B_TGN.dtype == C_TGN.dtype:
+        if kernels_for(x_THP, dt_TH, A_H, D_H, state):
+            return cpu_ssd(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state)
+        if triton_for(x_THP, dt_TH, A_H, D_H, state):
+            from tandem.ops.triton.scan import scan, scan_is_supported
+
+            if scan_is_supported(x_THP, B_TGN):
+                return scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state)
     wide = _wide(x_THP, dt_TH)
     H, G, N = x_THP.shape[1], B_TGN.shape[1], B_TGN.shape[2]
     C, Q, R = layout.chunks, layout.chunk, H // G

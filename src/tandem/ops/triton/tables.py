@@ -1,0 +1,78 @@
+"""Document and chunk tables of the scan: which tokens each program works on.
+
+Chunks are cut at each document's own start and never cross two documents. A walk over chunks is sequential, so a long
+document is cut into segments that are walked side by side; a short one is a segment.
+
+Shapes: S documents, K segments, C chunks.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FIRST, LAST = 1, 2  # flags of a segment: its document begins, or ends, with it
+
+
+class ScanTables(NamedTuple):
+    """What the kernels of the scan look up, int32 on their device.
+
+    Attributes:
+        segments_K5: first token, end, first chunk, document, flags.
+        chunks_C2: first token, end.
+        documents_S2: first segment, end.
+    """
+
+    segments_K5: Tensor
+    chunks_C2: Tensor
+    documents_S2: Tensor
+
+
+@lru_cache(maxsize=16)
+def scan_tables(lengths: tuple[int, ...], chunk: int, longest: int, device: torch.device) -> ScanTables:
+    """Tables for documents of these lengths, made once for all layers of a batch, with one copy to the device.
+
+    Args:
+        longest: about as many tokens go into a segment at most; see `segment_ends`.
+    """
+    ends = [segment_ends(length, chunk, longest) for length in lengths]
+    pieces_S = torch.tensor([len(of_document) for of_document in ends])
+    document_K = torch.repeat_interleave(torch.arange(len(lengths)), pieces_S)
+    last_S = pieces_S.cumsum(0)
+    documents_S2 = torch.stack([last_S - pieces_S, last_S], 1)
+
+    lengths_S = torch.tensor(lengths)
+    offset_K = (lengths_S.cumsum(0) - lengths_S)[document_K]
+    end_K = offset_K + torch.tensor([end for of_document in ends for end in of_document])
+    first_K = torch.cat([end_K.new_zeros(1), end_K[:-1]])
+    chunks_K = (end_K - first_K + chunk - 1) // chunk
+    flags_K = (first_K == offset_K) * FIRST + (end_K == offset_K + lengths_S[document_K]) * LAST
+    chunk_K = chunks_K.cumsum(0) - chunks_K
+    segments_K5 = torch.stack([first_K, end_K, chunk_K, document_K, flags_K], 1)
+
+    segment_C = torch.repeat_interleave(torch.arange(len(end_K)), chunks_K)
+    first_C = first_K[segment_C] + (torch.arange(len(segment_C)) - chunk_K[segment_C]) * chunk
+    chunks_C2 = torch.stack([first_C, torch.minimum(first_C + chunk, end_K[segment_C])], 1)
+    return ScanTables(*_to_device((segments_K5, chunks_C2, documents_S2), device))
+
+
+def segment_ends(length: int, chunk: int, longest: int) -> list[int]:
+    """Where the segments of one document end: near-equal runs of whole chunks, at most about 1.5 `longest` tokens each."""
+    pieces = max(1, round(length / longest))
+    step = -(-length // (pieces * chunk)) * chunk
+    return [min(end, length) for end in range(step, length + step, step)]
+
+
+def segment_count(lengths: Sequence[int], chunk: int, longest: int) -> int:
+    """K: how many segments `scan_tables` makes."""
+    return sum(len(segment_ends(length, chunk, longest)) for length in lengths)
+
+
+def _to_device(tables: tuple[Tensor, ...], device: torch.device) -> list[Tensor]:
+    flat = torch.cat([table.flatten() for table in tables]).int()
+    if device.type == "cuda":
+        flat = flat.pin_memory().to(device, non_blocking=True)  # from pageable memory the copy would wait for the GPU
+    parts = flat.split([table.numel() for table in tables])
+    return [part.view(table.shape) for part, table in zip(parts, tables, strict=True)]

@@ -1,0 +1,26 @@
+"""Which tokens the programs of the scan work on."""
+
+import pytest
+import torch
+
+tables = pytest.importorskip("tandem.ops.triton.tables", reason="needs Triton: pip install triton")
+
+
+def test_chunks_and_segments_never_cross_documents():
+    made = tables.scan_tables((10, 1, 4), 4, 4, torch.device("cpu"))
+    assert made.chunks_C2.tolist() == [[0, 4], [4, 8], [8, 10], [10, 11], [11, 15]]
+    assert made.segments_K5.tolist() == [
+        [0, 8, 0, 0, tables.FIRST],
+        [8, 10, 2, 0, tables.LAST],
+        [10, 11, 3, 1, tables.FIRST | tables.LAST],
+        [11, 15, 4, 2, tables.FIRST | tables.LAST],
+    ]
+    assert made.documents_S2.tolist() == [[0, 2], [2, 3], [3, 4]]
+    assert tables.segment_count((10, 1, 4), 4, 4) == 4
+
+
+def test_segments_are_whole_chunks_of_near_equal_length():
+    assert tables.segment_ends(4096, 64, 4096) == [4096]
+    assert tables.segment_ends(5000, 64, 4096) == [5000]
+    assert tables.segment_ends(8192, 64, 4000) == [4096, 8192]
+    assert tables.segment_ends(1000, 64, 300) == [384, 768, 1000]
