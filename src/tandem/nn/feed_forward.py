@@ -62,9 +62,12 @@ class Routing(NamedTuple):
     @property
     def load_E(self) -> Tensor:
         """Share of the choices that each expert got; adds up to 1."""
-        E = self.scores_TE.shape[1]
-        count_E = torch.bincount(self.expert_TK.flatten(), minlength=E).to(self.scores_TE.dtype)
-        return count_E / self.expert_TK.numel()
+        E, chosen_R = self.scores_TE.shape[1], self.expert_TK.flatten()
+        if chosen_R.is_cuda:  # bincount would make the CPU wait for the largest number
+            count_E = (chosen_R[:, None] == torch.arange(E, device=chosen_R.device)).sum(0)
+        else:
+            count_E = torch.bincount(chosen_R, minlength=E)
+        return count_E.to(self.scores_TE.dtype) / chosen_R.numel()
 
     @property
     def balance_loss(self) -> Tensor:
