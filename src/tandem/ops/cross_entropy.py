@@ -8,8 +8,10 @@ from torch import Tensor
 
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import softmax_gradient as cpu_softmax_gradient
+from tandem.ops.triton.support import triton_for
 
 _BLOCK_LOGITS = 1 << 22  # logits of a block: 8 MB in bf16, inside the cache that cores share
+_CUDA_BLOCK_LOGITS = 1 << 28  # 512 MB: products large enough for all of a GPU
 
 
 def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -28,7 +30,8 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def forward(ctx, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, weights_T: Tensor):  # noqa: ANN001, ANN205
         head_VD = weight_VD.to(x_TD.dtype)
         wide = torch.promote_types(torch.float32, x_TD.dtype)
-        block = max(1, _BLOCK_LOGITS // head_VD.shape[0])
+        logits = _CUDA_BLOCK_LOGITS if x_TD.is_cuda else _BLOCK_LOGITS
+        block = max(1, logits // head_VD.shape[0])
         needs = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=wide, device=x_TD.device)
         grad_x_TD = torch.empty_like(x_TD) if needs else None
@@ -41,7 +44,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
             total += (nll_Q * weights_Q).sum()
             if grad_x_TD is not None and grad_head_VD is not None:
                 torch.mm(grad_QV, head_VD, out=grad_x_TD[rows])
-                grad_head_VD += torch.mm(grad_QV.t(), x_QD)
+                _add_product(grad_head_VD, grad_QV.t(), x_QD)
         if needs:
             ctx.save_for_backward(grad_x_TD, grad_head_VD)
             ctx.head_dtype = weight_VD.dtype
@@ -53,6 +56,16 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None
 
 
+def _add_product(total_VD: Tensor, grad_VQ: Tensor, x_QD: Tensor) -> None:
+    """Total += grad x, in total's dtype; CUDA's library adds to a float32 total whatever it multiplies."""
+    if total_VD.dtype == x_QD.dtype:
+        total_VD.addmm_(grad_VQ, x_QD)
+    elif total_VD.is_cuda:
+        torch.addmm(total_VD, grad_VQ, x_QD, out_dtype=total_VD.dtype, out=total_VD)
+    else:
+        total_VD += torch.mm(grad_VQ, x_QD)
+
+
 def _softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> tuple[Tensor, Tensor]:
     """-log softmax(logits)[target] in float32 or wider, and weight · (softmax - one hot) in the logits' dtype.
 
@@ -60,6 +73,10 @@ def _softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -
     """
     if kernels_for(logits_QV, weights_Q):
         return cpu_softmax_gradient(logits_QV, targets_Q, weights_Q), logits_QV
+    if triton_for(logits_QV, weights_Q):
+        from tandem.ops.triton.pointwise import softmax_gradient as triton_softmax_gradient
+
+        return triton_softmax_gradient(logits_QV, targets_Q, weights_Q), logits_QV
     wide_QV = logits_QV.to(weights_Q.dtype)
     norm_Q = wide_QV.logsumexp(-1)
     nll_Q = norm_Q - wide_QV.gather(1, targets_Q[:, None])[:, 0]

@@ -1,13 +1,17 @@
 """Whether Triton kernels can work on given tensors."""
 
-import functools
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Read once: neither changes in a process, and torch.compile cannot follow a search for a module.
+_available = os.environ.get("TANDEM_KERNELS") != "off" and importlib.util.find_spec("triton") is not None
+_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def triton_for(*tensors: Tensor | None) -> bool:
@@ -15,7 +19,7 @@ def triton_for(*tensors: Tensor | None) -> bool:
 
     `TANDEM_KERNELS=off` switches them off, as it does those of the CPU.
     """
-    if not _available():
+    if not _available:
         return False
     given = [tensor for tensor in tensors if tensor is not None]
     if any(tensor.dtype not in _DTYPES for tensor in given):
@@ -23,12 +27,27 @@ def triton_for(*tensors: Tensor | None) -> bool:
     return interpreted() or all(tensor.device.type == "cuda" for tensor in given)
 
 
-@functools.cache
 def interpreted() -> bool:
     """Whether Triton runs its kernels in Python on the CPU (TRITON_INTERPRET=1), as the tests do."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return _interpreted
 
 
-@functools.cache
-def _available() -> bool:
-    return os.environ.get("TANDEM_KERNELS") != "off" and importlib.util.find_spec("triton") is not None
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """PyTorch's forms run inside, so that they can be measured against the kernels."""
+    global _available  # noqa: PLW0603 # a switch of the process, like the variable
+    before, _available = _available, False
+    try:
+        yield
+    finally:
+        _available = before
+
+
+def ceil_div(count: int, size: int) -> int:
+    """Blocks of `size` that hold `count`."""
+    return -(-count // size)
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is not below `count`: widths of tiles are powers of two."""
+    return 1 << (count - 1).bit_length()
