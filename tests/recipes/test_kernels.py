@@ -1,6 +1,7 @@
 """The ops that are timed, on their small shapes, and the arithmetic of a row."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ def test_a_row_has_medians_a_ratio_and_the_share_of_the_ceiling():
         *("conv, forward", "8 × 2", "1.2e-03"),
         *("0.500 (0.250–0.750)", "2.000", "4.0", "80% of copy"),
     ]
+    assert replace(row, plain=()).cells()[3:] == ["0.500 (0.250–0.750)", "–", "–", "80% of copy"]
+    assert replace(row, ours=()).cells()[3:] == ["out of memory", "2.000", "–", "–"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

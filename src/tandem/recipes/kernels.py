@@ -80,7 +80,8 @@ class KernelRow:
 
     Attributes:
         error: largest ‖out - exact‖ / ‖exact‖ of the result and the gradients, on the small shape.
-        plain: of PyTorch's form; empty where it is the same, or did not fit into memory.
+        ours: of the op as it is; empty where it did not fit into memory.
+        plain: of PyTorch's form; empty where that is the same, or did not fit.
         floor: the least time that the ceilings allow.
         bound: which of the two ceilings that is.
     """
@@ -95,12 +96,13 @@ class KernelRow:
 
     def cells(self) -> list[str]:
         """Op, shape, error, our time with its range, PyTorch's, the ratio, and the share of the ceiling."""
-        median = statistics.median(self.ours)
+        about = [self.op, self.shape, f"{self.error:.1e}"]
         plain = statistics.median(self.plain) if self.plain else None
+        if not self.ours:
+            return [*about, "out of memory", "–" if plain is None else f"{plain:.3f}", "–", "–"]
+        median = statistics.median(self.ours)
         return [
-            self.op,
-            self.shape,
-            f"{self.error:.1e}",
+            *about,
             f"{median:.3f} ({min(self.ours):.3f}–{max(self.ours):.3f})",
             "–" if plain is None else f"{plain:.3f}",
             "–" if plain is None else f"{plain / median:.1f}",
@@ -185,7 +187,7 @@ def _rows(case: Case, ceilings: Ceilings) -> Iterator[KernelRow]:
         moved = 3 * given + 2 * result if backward else given + result
         times = {"matmul": flops / ceilings.flops * 1e3, "copy": moved / ceilings.bytes * 1e3}
         bound = max(times, key=lambda name: times[name])
-        ours = _milliseconds(call, sets)
+        ours = _where_it_fits(call, sets)
         yield KernelRow(
             op=f"{case.op}, {'forward + backward' if backward else 'forward'}",
             shape=case.shape,
@@ -205,9 +207,16 @@ def _call(run: Callable[..., Tensor], pull: Tensor | None, leaves: list[Tensor])
 
 
 def _plain(call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]]) -> tuple[float, ...]:
+    with without_triton():
+        return _where_it_fits(call, sets, _PATIENCE)
+
+
+def _where_it_fits(
+    call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]], patience: float | None = None
+) -> tuple[float, ...]:
+    """`_milliseconds`, or nothing where the memory of the device is too small."""
     try:
-        with without_triton():
-            return _milliseconds(call, sets, _PATIENCE)
+        return _milliseconds(call, sets, patience)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return ()
