@@ -35,16 +35,16 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         needs = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=wide, device=x_TD.device)
         grad_x_TD = torch.empty_like(x_TD) if needs else None
-        grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs else None
+        grad_head_VD = None
         for first in range(0, x_TD.shape[0], block):
             rows = slice(first, first + block)
             x_QD, weights_Q, targets_Q = x_TD[rows], weights_T[rows].to(wide), targets_T[rows]
             logits_QV = torch.mm(x_QD, head_VD.t())
             nll_Q, grad_QV = _softmax_gradient(logits_QV, targets_Q, weights_Q)
             total += (nll_Q * weights_Q).sum()
-            if grad_x_TD is not None and grad_head_VD is not None:
+            if grad_x_TD is not None:
                 torch.mm(grad_QV, head_VD, out=grad_x_TD[rows])
-                _add_product(grad_head_VD, grad_QV.t(), x_QD)
+                grad_head_VD = _plus_product(grad_head_VD, grad_QV.t(), x_QD, wide)
         if needs:
             ctx.save_for_backward(grad_x_TD, grad_head_VD)
             ctx.head_dtype = weight_VD.dtype
@@ -56,14 +56,14 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None
 
 
-def _add_product(total_VD: Tensor, grad_VQ: Tensor, x_QD: Tensor) -> None:
-    """Total += grad x, in total's dtype; CUDA's library adds to a float32 total whatever it multiplies."""
-    if total_VD.dtype == x_QD.dtype:
-        total_VD.addmm_(grad_VQ, x_QD)
-    elif total_VD.is_cuda:
-        torch.addmm(total_VD, grad_VQ, x_QD, out_dtype=total_VD.dtype, out=total_VD)
-    else:
-        total_VD += torch.mm(grad_VQ, x_QD)
+def _plus_product(total_VD: Tensor | None, grad_VQ: Tensor, x_QD: Tensor, dtype: torch.dtype) -> Tensor:
+    """Total + grad x, which may use up the total; CUDA's library adds in `dtype` whatever it multiplies."""
+    if x_QD.is_cuda and x_QD.dtype != dtype:
+        if total_VD is None:
+            return torch.mm(grad_VQ, x_QD, out_dtype=dtype)
+        return torch.addmm(total_VD, grad_VQ, x_QD, out_dtype=dtype)
+    product_VD = torch.mm(grad_VQ, x_QD)
+    return product_VD.to(dtype) if total_VD is None else total_VD.add_(product_VD)
 
 
 def _softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> tuple[Tensor, Tensor]:

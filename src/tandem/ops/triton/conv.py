@@ -1,8 +1,9 @@
 """The causal convolution over packed documents, with an optional SiLU, as Triton kernels; `tandem.ops.causal_conv` calls them.
 
-A tile is some tokens of some channels. The rows under its taps come from the cache of a multiprocessor, so memory sees each
-row once. In the backward pass a program walks along a strip of tokens and leaves its sums of the gradients of taps and bias;
-the sums of strips are added in their order, so that results repeat bit for bit.
+A tile of the forward pass is some tokens of some channels; the rows under its taps come from the cache of a multiprocessor,
+so memory sees each row once. In the backward pass each row of a tile walks along a strip of tokens of its own, so that a
+thread has what came before in its registers and nothing is exchanged. The sums of programs are added in their order: results
+repeat bit for bit.
 
 Shapes: T tokens, S documents, C channels, W taps.
 """
@@ -15,10 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from tandem.ops.layout import SequenceLayout
-from tandem.ops.triton.support import ceil_div, power_of_two
+from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
-_TOKENS, _CHANNELS, _WARPS = 16, 128, 8  # of a tile
-_STRIP = 16  # tiles that one program of the backward pass walks along
+_CHANNELS = 128  # of a tile
+_TOKENS = 16  # of a tile of the forward pass
+_STRIPS, _LENGTH = 4, 64  # that a program of the backward pass walks along, and tokens of each
+_AHEAD = 4  # tokens of a strip that are read at once
 
 
 def conv(
@@ -27,10 +30,22 @@ def conv(
     """`causal_conv` for float32 or narrower; no gradient flows to `halo_SWC`."""
     x = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
     halo, document_T = (None, None) if halo_SWC is None else (halo_SWC.contiguous(), layout.document_T)
-    return _conv(x, weight_CW.contiguous(), bias_C.contiguous(), halo, layout.index_T, document_T, silu)
+    return _Conv.apply(x, weight_CW.contiguous(), bias_C.contiguous(), halo, layout.index_T, document_T, silu)
 
 
-@torch.library.custom_op("tandem::conv", mutates_args=())
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *given):  # noqa: ANN002, ANN205
+        *tensors, ctx.silu = given
+        ctx.save_for_backward(*tensors)
+        return _conv(*given)
+
+    @staticmethod
+    def backward(ctx, dy_TC: Tensor):  # noqa: ANN205
+        return *_conv_gradient(dy_TC, *ctx.saved_tensors, ctx.silu), None, None, None, None
+
+
+@opaque(lambda x_TC, *_: torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device))
 def _conv(
     x_TC: Tensor,
     weight_CW: Tensor,
@@ -47,20 +62,13 @@ def _conv(
     return y_TC
 
 
-@_conv.register_fake
-def _(
-    x_TC: Tensor,
-    weight_CW: Tensor,
-    bias_C: Tensor,
-    halo_SWC: Tensor | None,
-    index_T: Tensor,
-    document_T: Tensor | None,
-    silu: bool,
-) -> Tensor:
-    return torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
+def _gradients(dy_TC: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for those of x, weight and bias."""
+    dx_TC, d_weight_CW, d_bias_C = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in given[:3])
+    return dx_TC, d_weight_CW, d_bias_C
 
 
-@torch.library.custom_op("tandem::conv_gradient", mutates_args=())
+@opaque(_gradients)
 def _conv_gradient(
     dy_TC: Tensor,
     x_TC: Tensor,
@@ -72,46 +80,15 @@ def _conv_gradient(
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (T, C), W = x_TC.shape, weight_CW.shape[1]
-    dx_TC, d_weight_CW, d_bias_C = _gradients(x_TC, weight_CW, bias_C)
+    dx_TC, d_weight_CW, d_bias_C = _gradients(dy_TC, x_TC, weight_CW, bias_C)
     sizes, tile = _sizes(x_TC, weight_CW, halo_SWC, silu)
-    strips = ceil_div(T, tile["BT"] * _STRIP)
-    partial = torch.empty(strips, W + 1, C, dtype=torch.float32, device=x_TC.device)
+    tile |= {"BT": _STRIPS, "LENGTH": _LENGTH, "AHEAD": _AHEAD}
+    programs = ceil_div(T, _STRIPS * _LENGTH)
+    partial = torch.empty(programs, W + 1, C, dtype=torch.float32, device=x_TC.device)
     given = (x_TC, weight_CW, bias_C, halo_SWC, index_T, document_T, dy_TC.contiguous())
-    grid = (strips, ceil_div(C, tile["BC"]))
-    _backward[grid](*given, dx_TC, partial, *sizes, **tile, STRIP=_STRIP, WP=power_of_two(W + 1))
+    _backward[programs, ceil_div(C, tile["BC"])](*given, dx_TC, partial, *sizes, **tile)
     total = partial.sum(0)
     return dx_TC, d_weight_CW.copy_(total[:W].t()), d_bias_C.copy_(total[W])
-
-
-@_conv_gradient.register_fake
-def _(
-    dy_TC: Tensor,
-    x_TC: Tensor,
-    weight_CW: Tensor,
-    bias_C: Tensor,
-    halo_SWC: Tensor | None,
-    index_T: Tensor,
-    document_T: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(x_TC, weight_CW, bias_C)
-
-
-def _gradients(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dx_TC, d_weight_CW, d_bias_C = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in given)
-    return dx_TC, d_weight_CW, d_bias_C
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _pull(ctx: Any, dy_TC: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_conv_gradient(dy_TC, *ctx.saved_tensors, ctx.silu), None, None, None, None)
-
-
-_conv.register_autograd(_pull, setup_context=_keep)
 
 
 def _sizes(
@@ -119,26 +96,28 @@ def _sizes(
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     (T, C), W = x_TC.shape, weight_CW.shape[1]
     form = {"W": W, "SILU": silu, "HALO": halo_SWC is not None}
-    return (T, C, x_TC.stride(0)), {
-        **form,
-        "BT": _TOKENS,
-        "BC": min(_CHANNELS, power_of_two(C)),
-        "num_warps": _WARPS,
-    }
+    return (T, C, x_TC.stride(0)), {**form, "BT": _TOKENS, "BC": min(_CHANNELS, power_of_two(C)), "num_warps": 4}
 
 
 @no_type_check
 @triton.jit
-def _row(x, halo, t, c, place, slot, shift: tl.constexpr, T, C, x_stride, W: tl.constexpr, HALO: tl.constexpr):
-    """The rows `shift` behind the tokens t, in the documents of t; zeros, or the halo, before their first token."""
-    position = place + shift
-    mask = ((t < T) & (t + shift < T) & (position >= 0))[:, None] & (c < C)[None, :]
-    row = tl.load(x + (t + shift)[:, None] * x_stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    if HALO and shift < 0:
-        kept = slot * (W - 1) + W - 1 + position
-        mask = ((t < T) & (position < 0))[:, None] & (c < C)[None, :]
-        row += tl.load(halo + kept[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    return row
+def _load(rows, t, c, T, C, stride):
+    """Rows t in float32; zeros before the first and behind the last."""
+    mask = ((t >= 0) & (t < T))[:, None] & (c < C)[None, :]
+    return tl.load(rows + t[:, None] * stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@no_type_check
+@triton.jit
+def _before(row, halo, t, c, place, slot, back: tl.constexpr, T, C, W: tl.constexpr, HALO: tl.constexpr):
+    """`row`, which lies `back` rows before token t, if it is of the same document; else of the halo, or zeros."""
+    if HALO:
+        mask = ((t < T) & (place < back))[:, None] & (c < C)[None, :]
+        kept = slot * (W - 1) + W - 1 + place - back
+        other = tl.load(halo + kept[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    else:
+        other = tl.zeros(row.shape, tl.float32)
+    return tl.where((place >= back)[:, None], row, other)
 
 
 @no_type_check
@@ -173,10 +152,26 @@ def _forward(
     slot = tl.load(document + t, mask=t < T, other=0) if HALO else place
     total = tl.zeros((BT, BC), tl.float32) + tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     for back in tl.static_range(W):
-        total += _row(x, halo, t, c, place, slot, -back, T, C, x_stride, W, HALO) * _tap(weight, c, C, back, W)
+        row = _load(x, t - back, c, T, C, x_stride)
+        if back > 0:
+            row = _before(row, halo, t, c, place, slot, back, T, C, W, HALO)
+        total += row * _tap(weight, c, C, back, W)
     if SILU:
         total *= tl.sigmoid(total)
     tl.store(y + t[:, None] * C + c[None, :], total, mask=(t < T)[:, None] & (c < C)[None, :])
+
+
+@no_type_check
+@triton.jit
+def _gradient_of_sum(g, rows, taps, offset, W: tl.constexpr, SILU: tl.constexpr):
+    """The gradient of what goes into SiLU from that of what comes out."""
+    if SILU:
+        total = tl.zeros(g.shape, tl.float32) + offset
+        for back in tl.static_range(W):
+            total += rows[back] * taps[back]
+        open_ = tl.sigmoid(total)
+        g *= open_ * (1 + total * (1 - open_))
+    return g
 
 
 @no_type_check
@@ -199,36 +194,56 @@ def _backward(
     HALO: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
-    STRIP: tl.constexpr,
-    WP: tl.constexpr,
+    LENGTH: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
+    strip = tl.program_id(0) * BT + tl.arange(0, BT)
+    first = strip.to(tl.int64) * LENGTH
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     offset = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
-    tap = tl.arange(0, WP)[:, None]
-    d_taps = tl.zeros((WP, BC), tl.float32)  # the last one is the bias's
-    for step in range(STRIP):
-        t = ((tl.program_id(0) * STRIP + step) * BT + tl.arange(0, BT)).to(tl.int64)
-        place = tl.load(index + t, mask=t < T, other=0)
-        slot = tl.load(document + t, mask=t < T, other=0) if HALO else place
-        pulled = tl.zeros((BT, BC), tl.float32)
-        for ahead in tl.static_range(W):
-            # What the output `ahead` tokens later hands back, if it belongs to the same document.
-            reached = tl.load(index + t + ahead, mask=t + ahead < T, other=-1) >= ahead
-            mask = reached[:, None] & (c < C)[None, :]
-            g = tl.load(dy + (t + ahead)[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-            if SILU:
-                total = tl.zeros((BT, BC), tl.float32) + offset
-                for back in tl.static_range(W):
-                    row = _row(x, halo, t, c, place, slot, ahead - back, T, C, x_stride, W, HALO)
-                    total += row * _tap(weight, c, C, back, W)
-                open_ = tl.sigmoid(total)
-                g *= open_ * (1 + total * (1 - open_))
-            pulled += g * _tap(weight, c, C, ahead, W)
-            if ahead == 0:
-                for back in tl.static_range(W):
-                    row = _row(x, halo, t, c, place, slot, -back, T, C, x_stride, W, HALO)
-                    d_taps += tl.where(tap == W - 1 - back, tl.sum(g * row, 0)[None, :], 0.0)
-                d_taps += tl.where(tap == W, tl.sum(g, 0)[None, :], 0.0)
-        tl.store(dx + t[:, None] * C + c[None, :], pulled, mask=(t < T)[:, None] & (c < C)[None, :])
-    into = partial + (tl.program_id(0) * (W + 1) + tap).to(tl.int64) * C + c[None, :]
-    tl.store(into, d_taps, mask=(tap <= W) & (c < C)[None, :])
+    taps, seen, pending, d_taps = (), (), (), ()
+    d_bias = tl.zeros((BT, BC), tl.float32)
+    for back in tl.static_range(W):
+        taps = taps + (_tap(weight, c, C, back, W),)
+        d_taps = d_taps + (tl.zeros((BT, BC), tl.float32),)
+    for back in tl.static_range(W - 1):
+        seen = seen + (_load(x, first - (W - 1) + back, c, T, C, x_stride),)  # rows before the strip, in order
+        pending = pending + (tl.zeros((BT, BC), tl.float32),)  # gradients of the last rows, the newest first
+    for block in range(LENGTH // AHEAD + (W - 2 + AHEAD) // AHEAD):
+        given = ()
+        for u in tl.static_range(AHEAD):  # all that is read, before anything waits for it
+            t = first + block * AHEAD + u
+            seen = seen + (_load(x, t, c, T, C, x_stride),)
+            given = given + (_load(dy, t, c, T, C, C),)
+        for u in tl.static_range(AHEAD):
+            t = first + block * AHEAD + u
+            place = tl.load(index + t, mask=t < T, other=0)
+            slot = tl.load(document + t, mask=t < T, other=0) if HALO else place
+            rows = (seen[W - 1 + u],)
+            for back in tl.static_range(1, W):
+                rows = rows + (_before(seen[W - 1 + u - back], halo, t, c, place, slot, back, T, C, W, HALO),)
+            g = _gradient_of_sum(given[u], rows, taps, offset, W, SILU)
+            own = tl.where((t < first + LENGTH)[:, None], g, 0.0)
+            d_bias += own
+            sums, moved = (), ()
+            for back in tl.static_range(W):
+                sums = sums + (d_taps[back] + own * rows[back],)
+                pull = tl.where((place >= back)[:, None], g * taps[back], 0.0)
+                if back > 0:
+                    pull += pending[back - 1]
+                if back < W - 1:
+                    moved = moved + (pull,)
+                else:  # row t - back has got all of its gradient
+                    mask = ((t - back >= first) & (t - back < first + LENGTH) & (t - back < T))[:, None] & (c < C)[
+                        None, :
+                    ]
+                    tl.store(dx + (t - back)[:, None] * C + c[None, :], pull, mask=mask)
+            d_taps, pending = sums, moved
+        kept = ()
+        for back in tl.static_range(W - 1):
+            kept = kept + (seen[AHEAD + back],)
+        seen = kept
+    into = partial + tl.program_id(0).to(tl.int64) * (W + 1) * C + c
+    for back in tl.static_range(W):
+        tl.store(into + (W - 1 - back) * C, tl.sum(d_taps[back], 0), mask=c < C)
+    tl.store(into + W * C, tl.sum(d_bias, 0), mask=c < C)

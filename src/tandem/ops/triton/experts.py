@@ -12,13 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tandem.ops.triton.support import ceil_div, power_of_two
+from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _ROWS = 256  # that one program sorts
 _CELLS = 2048  # of a tile of rows
 
 
-@torch.library.custom_op("tandem::sort_by_expert", mutates_args=())
+@opaque(
+    lambda expert, experts: (
+        expert.new_empty(experts, dtype=torch.int32),
+        expert.new_empty(expert.shape, dtype=torch.int64),
+    )
+)
 def sort_by_expert(expert_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Where each expert's rows end, an int32 tensor, and the row of each choice, place_TK; earlier tokens come first."""
     chosen, R = expert_TK.contiguous(), expert_TK.numel()
@@ -31,12 +36,7 @@ def sort_by_expert(expert_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     return end_EB[:, -1].contiguous(), place_TK
 
 
-@sort_by_expert.register_fake
-def _(expert_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    return expert_TK.new_empty(experts, dtype=torch.int32), expert_TK.new_empty(expert_TK.shape, dtype=torch.int64)
-
-
-@torch.library.custom_op("tandem::scatter_rows", mutates_args=())
+@opaque(lambda x, place: x.new_empty(place.numel(), x.shape[1]))
 def scatter_rows(x_TD: Tensor, place_TK: Tensor) -> Tensor:
     """rows[place[t, k]] = x_t, where place is a permutation. No gradients."""
     rows_RD = x_TD.new_empty(place_TK.numel(), x_TD.shape[1])
@@ -45,12 +45,7 @@ def scatter_rows(x_TD: Tensor, place_TK: Tensor) -> Tensor:
     return rows_RD
 
 
-@scatter_rows.register_fake
-def _(x_TD: Tensor, place_TK: Tensor) -> Tensor:
-    return x_TD.new_empty(place_TK.numel(), x_TD.shape[1])
-
-
-@torch.library.custom_op("tandem::gather_sum", mutates_args=())
+@opaque(lambda rows, place, weight: rows.new_empty(place.shape[0], rows.shape[1]))
 def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
     """y_t = Σ_k weight[t, k] · rows[place[t, k]], in rows' dtype; a plain sum without weights. No gradients."""
     y_TD = rows_RD.new_empty(len(place_TK), rows_RD.shape[1])
@@ -60,25 +55,20 @@ def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> T
     return y_TD
 
 
-@gather_sum.register_fake
-def _(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
-    return rows_RD.new_empty(place_TK.shape[0], rows_RD.shape[1])
+def _gradients(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for those of rows and weights."""
+    d_rows_RD, d_weight_TK = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (rows_RD, weight_TK))
+    return d_rows_RD, d_weight_TK
 
 
-@torch.library.custom_op("tandem::scatter_gradient", mutates_args=())
+@opaque(_gradients)
 def scatter_gradient(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `gather_sum` to rows (R, D) and to weights (T, K), in one pass; place is a permutation."""
-    d_rows_RD, d_weight_TK = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (rows_RD, weight_TK))
+    d_rows_RD, d_weight_TK = _gradients(grad_TD, rows_RD, place_TK, weight_TK)
     (T, D), (_, tile) = grad_TD.shape, _tiles(grad_TD, place_TK)
     given = (grad_TD.contiguous(), rows_RD.contiguous(), place_TK, weight_TK.contiguous())
     blocks = ceil_div(D, tile["BD"])
     _scatter_backward[ceil_div(T, tile["BT"]),](*given, d_rows_RD, d_weight_TK, T, D, BLOCKS=blocks, **tile)
-    return d_rows_RD, d_weight_TK
-
-
-@scatter_gradient.register_fake
-def _(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
-    d_rows_RD, d_weight_TK = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (rows_RD, weight_TK))
     return d_rows_RD, d_weight_TK
 
 

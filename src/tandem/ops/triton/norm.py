@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tandem.ops.triton.support import ceil_div, power_of_two
+from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 2048  # of a tile
 _PROGRAMS = 512  # that share the rows of a group in the backward pass
@@ -21,14 +21,32 @@ _PROGRAMS = 512  # that share the rows of a group in the backward pass
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`rms_norm` for float32 or narrower; rows of x and gate may lie apart, as in a slice of a projection."""
-    return _norm(_as_rows(x), weight_D, None if gate is None else _as_rows(gate), eps, groups, dtype).view(x.shape)
+    gate_TD = None if gate is None else _as_rows(gate)
+    return _Norm.apply(_as_rows(x), weight_D, gate_TD, eps, groups, dtype).view(x.shape)
 
 
-@torch.library.custom_op("tandem::norm", mutates_args=())
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, weight_D, gate_TD, eps, groups, dtype):  # noqa: ANN205
+        ctx.save_for_backward(x_TD, weight_D, gate_TD)
+        ctx.form = (eps, groups)
+        return _norm(x_TD, weight_D, gate_TD, eps, groups, dtype)
+
+    @staticmethod
+    def backward(ctx, dy_TD: Tensor):  # noqa: ANN205
+        dx_TD, d_weight_D, d_gate_TD = _norm_gradient(dy_TD, *ctx.saved_tensors, *ctx.form)
+        return dx_TD, d_weight_D, d_gate_TD if d_gate_TD.numel() else None, None, None, None
+
+
+def _result(x_TD: Tensor, weight_D: Tensor, gate: Tensor | None, eps: float, groups: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
+
+
+@opaque(_result)
 def _norm(
     x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int, dtype: torch.dtype
 ) -> Tensor:
-    y_TD = torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
+    y_TD = _result(x_TD, weight_D, gate_TD, eps, groups, dtype)
     if x_TD.numel():
         sizes, tile = _sizes(x_TD, gate_TD, eps, groups)
         grid = (ceil_div(len(x_TD), tile["BT"]), groups)
@@ -36,16 +54,22 @@ def _norm(
     return y_TD
 
 
-@_norm.register_fake
-def _(x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
+def _gradients(
+    dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for those of x, weight and gate; an operator has no optional results, so without a gate the last is empty."""
+    gate = x_TD.new_empty(0) if gate_TD is None else gate_TD
+    dx_TD, d_weight_D, d_gate_TD = (
+        torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x_TD, weight_D, gate)
+    )
+    return dx_TD, d_weight_D, d_gate_TD
 
 
-@torch.library.custom_op("tandem::norm_gradient", mutates_args=())
+@opaque(_gradients)
 def _norm_gradient(
     dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx_TD, d_weight_D, d_gate_TD = _gradients(x_TD, weight_D, gate_TD)
+    dx_TD, d_weight_D, d_gate_TD = _gradients(dy_TD, x_TD, weight_D, gate_TD, eps, groups)
     sizes, tile = _sizes(x_TD, gate_TD, eps, groups)
     programs = min(_PROGRAMS, ceil_div(len(x_TD), tile["BT"]))
     partial = weight_D.new_empty(programs, len(weight_D), dtype=torch.float32)
@@ -53,33 +77,6 @@ def _norm_gradient(
     if x_TD.numel():
         _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile)
     return dx_TD, d_weight_D.copy_(partial.sum(0)), d_gate_TD
-
-
-@_norm_gradient.register_fake
-def _(
-    dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(x_TD, weight_D, gate_TD)
-
-
-def _gradients(x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    dx_TD = torch.empty(x_TD.shape, dtype=x_TD.dtype, device=x_TD.device)
-    like = dx_TD.new_empty(0) if gate_TD is None else torch.empty(x_TD.shape, dtype=gate_TD.dtype, device=x_TD.device)
-    return dx_TD, torch.empty(weight_D.shape, dtype=weight_D.dtype, device=weight_D.device), like
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x_TD, weight_D, gate_TD, ctx.eps, ctx.groups, _ = inputs
-    ctx.save_for_backward(x_TD, weight_D, gate_TD)
-
-
-def _pull(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
-    gate_TD = ctx.saved_tensors[2]
-    dx_TD, d_weight_D, d_gate_TD = _norm_gradient(dy_TD, *ctx.saved_tensors, ctx.eps, ctx.groups)
-    return dx_TD, d_weight_D, None if gate_TD is None else d_gate_TD, None, None, None
-
-
-_norm.register_autograd(_pull, setup_context=_keep)
 
 
 def _as_rows(t: Tensor) -> Tensor:

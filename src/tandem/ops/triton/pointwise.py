@@ -3,22 +3,22 @@
 Shapes: R rows, F expert width, V vocabulary, Q tokens of a block.
 """
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tandem.ops.triton.support import ceil_div, power_of_two
+from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 1024  # of a tile
-_VOCABULARY = 4096  # logits of a row that are in registers at once
+_VOCABULARY = 8192  # logits of a row that are in registers at once
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up of the last dimension's halves."""
-    return _swiglu(gate_up.contiguous())
+    return _SwiGLU.apply(gate_up.contiguous())
 
 
 def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) ->
     return _softmax_gradient(logits_QV, targets_Q.contiguous(), weights_Q.contiguous())
 
 
-@torch.library.custom_op("tandem::swiglu", mutates_args=())
+@opaque(lambda gate_up: gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 def _swiglu(gate_up: Tensor) -> Tensor:
     F = gate_up.shape[-1] // 2
     y = gate_up.new_empty(*gate_up.shape[:-1], F)
@@ -40,12 +40,7 @@ def _swiglu(gate_up: Tensor) -> Tensor:
     return y
 
 
-@_swiglu.register_fake
-def _(gate_up: Tensor) -> Tensor:
-    return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-
-
-@torch.library.custom_op("tandem::swiglu_gradient", mutates_args=())
+@opaque(lambda dy, gate_up: torch.empty_like(gate_up))
 def _swiglu_gradient(dy: Tensor, gate_up: Tensor) -> Tensor:
     F = dy.shape[-1]
     d_gate_up = torch.empty_like(gate_up)
@@ -55,36 +50,27 @@ def _swiglu_gradient(dy: Tensor, gate_up: Tensor) -> Tensor:
     return d_gate_up
 
 
-@_swiglu_gradient.register_fake
-def _(dy: Tensor, gate_up: Tensor) -> Tensor:
-    return torch.empty_like(gate_up)
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate_up: Tensor):  # noqa: ANN205
+        ctx.save_for_backward(gate_up)
+        return _swiglu(gate_up)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):  # noqa: ANN205
+        return _swiglu_gradient(dy, *ctx.saved_tensors)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _pull(ctx: Any, dy: Tensor) -> Tensor:
-    return _swiglu_gradient(dy, *ctx.saved_tensors)
-
-
-_swiglu.register_autograd(_pull, setup_context=_keep)
-
-
-@torch.library.custom_op("tandem::softmax_gradient", mutates_args={"logits_QV"})
+@opaque(lambda logits, *_: logits.new_empty(logits.shape[0], dtype=torch.float32), mutates=("logits_QV",))
 def _softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
     Q, V = logits_QV.shape
     nll_Q = logits_QV.new_empty(Q, dtype=torch.float32)
     block = min(_VOCABULARY, power_of_two(V))
-    tile = {"BLOCK": block, "BLOCKS": ceil_div(V, block), "num_warps": 8}
+    # Many threads a row, so few rows at once: the second pass finds them in the cache.
+    tile = {"BLOCK": block, "BLOCKS": ceil_div(V, block), "num_warps": max(1, block // 256)}
     if Q:
         _softmax_backward[Q,](logits_QV, targets_Q, weights_Q, nll_Q, V, **tile)
     return nll_Q
-
-
-@_softmax_gradient.register_fake
-def _(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
-    return logits_QV.new_empty(logits_QV.shape[0], dtype=torch.float32)
 
 
 def _tiles(rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:

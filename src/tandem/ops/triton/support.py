@@ -1,9 +1,11 @@
 """Whether Triton kernels can work on given tensors."""
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +43,27 @@ def without_triton() -> Iterator[None]:
         yield
     finally:
         _available = before
+
+
+def opaque(
+    fake: Callable[..., Any], mutates: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a function that launches kernels an operator to torch.compile, `tandem::` and its name, with `fake` for shapes.
+
+    Outside a compiled region it is called as it is: an operator's dispatch takes the CPU longer than the launch.
+    """
+
+    def decorate(launch: Callable[..., Any]) -> Callable[..., Any]:
+        operator = torch.library.custom_op(f"tandem::{launch.__name__.strip('_')}", launch, mutates_args=mutates)
+        operator.register_fake(fake)
+
+        @functools.wraps(launch)
+        def call(*given: Any) -> Any:
+            return operator(*given) if torch.compiler.is_compiling() else launch(*given)
+
+        return call
+
+    return decorate
 
 
 def ceil_div(count: int, size: int) -> int:
