@@ -176,6 +176,20 @@ def _gradient_of_sum(g, rows, taps, offset, W: tl.constexpr, SILU: tl.constexpr)
 
 @no_type_check
 @triton.jit
+def _spread(g, own, rows, taps, d_taps, pending, place, W: tl.constexpr):
+    """Adds what one token hands back to the gradients of the taps, and to those of the rows under them."""
+    sums, moved = (), ()
+    for back in tl.static_range(W):
+        sums = sums + (d_taps[back] + own * rows[back],)
+        pull = tl.where((place >= back)[:, None], g * taps[back], 0.0)
+        if back > 0:
+            pull += pending[back - 1]
+        moved = moved + (pull,)
+    return sums, moved
+
+
+@no_type_check
+@triton.jit
 def _backward(
     x,
     weight,
@@ -206,9 +220,9 @@ def _backward(
     for back in tl.static_range(W):
         taps = taps + (_tap(weight, c, C, back, W),)
         d_taps = d_taps + (tl.zeros((BT, BC), tl.float32),)
+        pending = pending + (tl.zeros((BT, BC), tl.float32),)  # gradients of the last rows, the newest first
     for back in tl.static_range(W - 1):
         seen = seen + (_load(x, first - (W - 1) + back, c, T, C, x_stride),)  # rows before the strip, in order
-        pending = pending + (tl.zeros((BT, BC), tl.float32),)  # gradients of the last rows, the newest first
     for block in range(LENGTH // AHEAD + (W - 2 + AHEAD) // AHEAD):
         given = ()
         for u in tl.static_range(AHEAD):  # all that is read, before anything waits for it
@@ -225,20 +239,11 @@ def _backward(
             g = _gradient_of_sum(given[u], rows, taps, offset, W, SILU)
             own = tl.where((t < first + LENGTH)[:, None], g, 0.0)
             d_bias += own
-            sums, moved = (), ()
-            for back in tl.static_range(W):
-                sums = sums + (d_taps[back] + own * rows[back],)
-                pull = tl.where((place >= back)[:, None], g * taps[back], 0.0)
-                if back > 0:
-                    pull += pending[back - 1]
-                if back < W - 1:
-                    moved = moved + (pull,)
-                else:  # row t - back has got all of its gradient
-                    mask = ((t - back >= first) & (t - back < first + LENGTH) & (t - back < T))[:, None] & (c < C)[
-                        None, :
-                    ]
-                    tl.store(dx + (t - back)[:, None] * C + c[None, :], pull, mask=mask)
-            d_taps, pending = sums, moved
+            d_taps, pending = _spread(g, own, rows, taps, d_taps, pending, place, W)
+            done = t - (W - 1)  # this row has got all of its gradient
+            mask = (done >= first) & (done < first + LENGTH) & (done < T)
+            at = dx + done[:, None] * C + c[None, :]
+            tl.store(at, pending[W - 1], mask=mask[:, None] & (c < C)[None, :])
         kept = ()
         for back in tl.static_range(W - 1):
             kept = kept + (seen[AHEAD + back],)
