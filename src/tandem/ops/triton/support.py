@@ -54,12 +54,17 @@ def opaque(
     """
 
     def decorate(launch: Callable[..., Any]) -> Callable[..., Any]:
-        operator = torch.library.custom_op(f"tandem::{launch.__name__.strip('_')}", launch, mutates_args=mutates)
+        @functools.wraps(launch)
+        def launch_there(*given: Any) -> Any:
+            with torch.cuda.device_of(given[0]):  # Triton launches on the current device, wherever the tensors lie
+                return launch(*given)
+
+        operator = torch.library.custom_op(f"tandem::{launch.__name__.strip('_')}", launch_there, mutates_args=mutates)
         operator.register_fake(fake)
 
         @functools.wraps(launch)
         def call(*given: Any) -> Any:
-            return operator(*given) if torch.compiler.is_compiling() else launch(*given)
+            return operator(*given) if torch.compiler.is_compiling() else launch_there(*given)
 
         return call
 
