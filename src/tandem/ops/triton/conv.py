@@ -63,7 +63,7 @@ def _conv(
 
 
 def _gradients(dy_TC: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for those of x, weight and bias."""
+    """Shapes of those of x, weight and bias."""
     dx_TC, d_weight_CW, d_bias_C = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in given[:3])
     return dx_TC, d_weight_CW, d_bias_C
 
@@ -80,15 +80,15 @@ def _conv_gradient(
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (T, C), W = x_TC.shape, weight_CW.shape[1]
-    dx_TC, d_weight_CW, d_bias_C = _gradients(dy_TC, x_TC, weight_CW, bias_C)
+    dx_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
     sizes, tile = _sizes(x_TC, weight_CW, halo_SWC, silu)
     tile |= {"BT": _STRIPS, "LENGTH": _LENGTH, "AHEAD": _AHEAD}
     programs = ceil_div(T, _STRIPS * _LENGTH)
     partial = torch.empty(programs, W + 1, C, dtype=torch.float32, device=x_TC.device)
     given = (x_TC, weight_CW, bias_C, halo_SWC, index_T, document_T, dy_TC.contiguous())
     _backward[programs, ceil_div(C, tile["BC"])](*given, dx_TC, partial, *sizes, **tile)
-    total = partial.sum(0)
-    return dx_TC, d_weight_CW.copy_(total[:W].t()), d_bias_C.copy_(total[W])
+    d_taps_WC, d_bias_C = partial[:, :W].sum(0), partial[:, W].sum(0)
+    return dx_TC, d_taps_WC.t().to(weight_CW.dtype).contiguous(), d_bias_C.to(bias_C.dtype)
 
 
 def _sizes(

@@ -57,26 +57,26 @@ def _norm(
 def _gradients(
     dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for those of x, weight and gate; an operator has no optional results, so without a gate the last is empty."""
-    gate = x_TD.new_empty(0) if gate_TD is None else gate_TD
-    dx_TD, d_weight_D, d_gate_TD = (
-        torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x_TD, weight_D, gate)
-    )
-    return dx_TD, d_weight_D, d_gate_TD
+    """Shapes of those of x, weight and gate; an operator has no optional results, so without a gate the last is empty."""
+    return _like(x_TD), weight_D.new_empty(weight_D.shape), x_TD.new_empty(0) if gate_TD is None else _like(gate_TD)
+
+
+def _like(t: Tensor) -> Tensor:
+    return torch.empty(t.shape, dtype=t.dtype, device=t.device)  # rows side by side, however those of t lie
 
 
 @opaque(_gradients)
 def _norm_gradient(
     dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, gate_TD: Tensor | None, eps: float, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx_TD, d_weight_D, d_gate_TD = _gradients(dy_TD, x_TD, weight_D, gate_TD, eps, groups)
+    dx_TD, d_gate_TD = _like(x_TD), x_TD.new_empty(0) if gate_TD is None else _like(gate_TD)
     sizes, tile = _sizes(x_TD, gate_TD, eps, groups)
     programs = min(_PROGRAMS, ceil_div(len(x_TD), tile["BT"]))
-    partial = weight_D.new_empty(programs, len(weight_D), dtype=torch.float32)
+    partial = torch.empty(programs, len(weight_D), dtype=torch.float32, device=x_TD.device)
     given = (x_TD, gate_TD, weight_D.contiguous(), dy_TD.contiguous())
     if x_TD.numel():
         _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile)
-    return dx_TD, d_weight_D.copy_(partial.sum(0)), d_gate_TD
+    return dx_TD, partial.sum(0).to(weight_D.dtype), d_gate_TD
 
 
 def _as_rows(t: Tensor) -> Tensor:
