@@ -42,6 +42,8 @@ OPTIONS = [
     ((*PRETRAIN, "--train.precision", "fp8"), "--train.precision='fp8' is no choice; use one of 'float32', 'bfloat16'"),
     ((*PRETRAIN, "--train.steps", "0"), "train.steps=0 is below 1; use 1 or more"),
     ((*PRETRAIN, "--weights", "1", "2"), "weights=(1.0, 2.0) has 2 values for 1 data; give one for each"),
+    ((*PRETRAIN, "--stages", "x.json"), "stages=x.json is not a file; give the path of a JSON file"),
+    ((*PRETRAIN, "--model", "x.json"), "model=x.json is not a file; give the path of a JSON file"),
     (PRETRAIN, "tokenizer.path=d does not exist; make it with `tandem data tokenize`"),
     (("generate",), "MODEL, --prompt STR is missing"),
     (("generate", "nano", "--promt", "x"), "--prompt STR is missing; --promt is unknown"),

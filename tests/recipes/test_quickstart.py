@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tandem import hub
 from tandem.data import Tokenizer, corpus
 from tandem.nn import HybridLM, SequenceLayout
+from tandem.recipes import quickstart
 from tandem.recipes.quickstart import PROMPTS, QuickstartConfig, run_quickstart
 from tandem.train import LanguageModelTask, TrainConfig
 
@@ -133,6 +134,20 @@ def test_bundle_stores_the_model_in_bf16(config: QuickstartConfig, output: str):
         kept = "island" in name
         assert bundled[name].dtype == (torch.float32 if kept else torch.bfloat16)
         assert torch.equal(bundled[name], weight if kept else weight.bfloat16())
+
+
+def test_a_bundle_tells_how_it_was_made_and_can_be_made_again(config: QuickstartConfig, output: str):
+    bundled = Path(hub.__file__).parent / "bundled"
+    model, tokenizer, _ = hub.load(config.run_dir / "model")
+    quickstart._bundle(config.run_dir, model, tokenizer)
+    assert sorted(path.name for path in bundled.iterdir()) == ["nano", "nano-run"]
+    assert (bundled / "nano-run/metrics.jsonl").read_bytes() == (config.run_dir / "metrics.jsonl").read_bytes()
+    settings = json.loads((bundled / "nano-run/settings.json").read_text())
+    assert settings["train"]["seed"] == 0
+    assert not Path(settings["data"][0]).is_absolute()
+    assert json.loads((bundled / "nano-run/summary.json").read_text())["command"].startswith(
+        "tandem quickstart --steps 4"
+    )
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(

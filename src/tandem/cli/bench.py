@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.arguments import parse
-from tandem.plan import flops
-from tandem.recipes.benchmark import ROW_TOKENS, SHAPE, compare, matmul_peak
+from tandem.recipes.benchmark import Ceiling, compare
 from tandem.recipes.kernels import measure
 from tandem.recipes.quickstart import fast_precision
 
@@ -43,26 +42,22 @@ def run(argv: Sequence[str]) -> None:
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
     precision = fast_precision()
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    peak = matmul_peak(dtype)
+    ceiling = Ceiling.measure(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
-    table = Table("work", "Tandem tokens/s", "transformers tokens/s", "ratio (range)", title=title)
+    columns = ("work", "Tandem tokens/s", "its share of the measured ceiling", "transformers tokens/s", "ratio (range)")
+    table = Table(*columns, title=title)
     for work in ("train",) if arguments.work == "train" else ("prefill", "decode", "decode-16"):
         comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
-        table.add_row(*comparison.row())
-        if work == "train":
-            rate = comparison.tokens[0] / min(comparison.ours) * flops(SHAPE, lengths=[ROW_TOKENS]).training
-            table.caption = (
-                f"{rate / 1e9:.0f} GFLOP/s of the {peak / 1e9:.0f} a {precision} product reaches: {rate / peak:.0%}"
-            )
+        name, ours, theirs, ratio = comparison.row()
+        table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
     Console().print(table)
 
 
 def _kernels(device: str) -> None:
-    ceilings, rows = measure(device)
+    ceiling, rows = measure(device)
     title = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
     columns = ("op", "shape", "error", "Tandem ms (range)", "PyTorch ms", "ratio", "share of the ceiling")
-    caption = f"a product reaches {ceilings.flops / 1e12:.0f} TFLOP/s, a copy {ceilings.bytes / 1e12:.2f} TB/s"
+    caption = f"a product reaches {ceiling.matmul / 1e12:.0f} TFLOP/s, a copy {ceiling.read / 1e12:.2f} TB/s"
     table = Table(*columns, title=title, caption=caption)
     for row in rows:
         table.add_row(*row.cells())

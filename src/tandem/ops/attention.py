@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.decode import attention_step, step_is_supported
 from tandem.ops.layout import SequenceLayout
 
 
@@ -46,6 +47,8 @@ def cached_attention(q_THP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, layout: Sequ
     """
     gqa = q_THP.shape[1] != k_SLGP.shape[2]
     if layout.is_step:
+        if q_THP.dtype == k_SLGP.dtype and step_is_supported(q_THP, k_SLGP, v_SLGP):
+            return attention_step(q_THP, k_SLGP, v_SLGP, [start + 1 for start in layout.starts])
         longest = max(layout.starts) + 1
         k, v = (t[:, :longest].transpose(1, 2) for t in (k_SLGP, v_SLGP))
         seen = None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
+from tandem.plan import flops, memory, parameters
 from tandem.recipes.quickstart import fast_precision
 from tandem.train import keep_freed_memory
 
@@ -29,7 +30,7 @@ SHAPE = ModelConfig(
     mamba=MambaConfig(heads=8, head_width=64, state=128, groups=1),
     ffn=MoEConfig(experts=8, top_k=2, hidden=256),
 )
-ROWS, ROW_TOKENS, PROMPT_TOKENS, BATCH = 4, 512, 2048, 16
+ROWS, ROW_TOKENS, PROMPT_TOKENS, STEPS, BATCH = 4, 512, 2048, 128, 16
 Work = Literal["train", "prefill", "decode", "decode-16"]
 
 
@@ -61,6 +62,60 @@ class Comparison:
         spread = f"{statistics.median(self.ratios):.2f} ({min(self.ratios):.2f}–{max(self.ratios):.2f})"
         return [self.work, f"{ours:,.0f}", f"{theirs:,.0f} ({self.peer_precision})", spread]
 
+    def share(self, ceiling: "Ceiling") -> str:
+        """How much of the ceiling that our side is under it reaches: matrix products, or memory when decoding."""
+        rate = self.tokens[0] / statistics.median(self.ours)
+        if not self.work.startswith("decode"):
+            reached = rate * _operations(self.work)
+            return f"{reached / ceiling.matmul:.0%} of {ceiling.matmul / 1e9:.0f} GFLOP/s"
+        sequences = BATCH if self.work == "decode-16" else 1
+        reached = rate / sequences * _step_bytes(sequences, ceiling.value_bytes)
+        return f"{reached / ceiling.read:.0%} of {ceiling.read / 1e9:.0f} GB/s"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ceiling:
+    """What this machine does at best in a number format, measured.
+
+    Attributes:
+        matmul: operations a second of a 1,024 × 1,024 × 1,024 product, the best of a hundred.
+        read: bytes a second of the sum of 256 MiB, the best of a hundred.
+        value_bytes: bytes of a number.
+    """
+
+    matmul: float
+    read: float
+    value_bytes: int
+
+    @classmethod
+    def measure(cls, dtype: torch.dtype) -> "Ceiling":
+        """Takes a few seconds: only the best of many runs tells what a shared machine can do."""
+        a, b = torch.randn(2, 1024, 1024).to(dtype)
+        many = torch.ones(1 << 26)
+        return cls(
+            matmul=2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(100)),
+            read=many.nbytes / min(_seconds(many.sum) for _ in range(100)),
+            value_bytes=dtype.itemsize,
+        )
+
+
+def _operations(work: str) -> float:
+    """Operations a token; a prefill needs the head for its last token only."""
+    if work == "train":
+        return flops(SHAPE, lengths=[ROW_TOKENS]).training
+    counts = flops(SHAPE, lengths=[PROMPT_TOKENS])
+    return counts.forward - counts.by_kind["head"] * (1 - 1 / PROMPT_TOKENS)
+
+
+def _step_bytes(sequences: int, value_bytes: int) -> int:
+    """Bytes that a step must move: weights once (every expert is chosen by one of 16), SSM states there and back.
+
+    The few keys and values are left out.
+    """
+    counts = parameters(SHAPE)
+    weights = counts.active if sequences == 1 else counts.total
+    return weights * value_bytes + 2 * sequences * memory(SHAPE).ssm_per_sequence
+
 
 def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> Comparison:
     """Runs both sides in turn, after a warm-up of each.
@@ -85,12 +140,12 @@ def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> C
     finally:
         for side in (ours, *peers.values()):
             side.close()
-    counts = {"train": (ROWS * ROW_TOKENS,) * 2, "prefill": (PROMPT_TOKENS,) * 2, "decode": (32, 32)}
+    counts = {"train": (ROWS * ROW_TOKENS,) * 2, "prefill": (PROMPT_TOKENS,) * 2, "decode": (STEPS, STEPS)}
     return Comparison(
         work=work,
         ours=tuple(a for a, _ in times),
         peer=tuple(b for _, b in times),
-        tokens=counts.get(work, (32 * BATCH, 32)),
+        tokens=counts.get(work, (STEPS * BATCH, STEPS)),
         peer_precision=precision,
     )
 
@@ -130,12 +185,6 @@ def _answer(
             connection.send(_seconds(run))
     except EOFError:  # the other end is closed
         pass
-
-
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Operations a second of a 1,024 × 1,024 × 1,024 product, the best of ten: the ceiling of this machine."""
-    a, b = torch.randn(2, 1024, 1024).to(dtype)
-    return 2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(10))
 
 
 def _seconds(run: Callable[[], Any]) -> float:
@@ -178,7 +227,7 @@ def _our_decode(model: HybridLM, sequences: int) -> Callable[[], Any]:
 
     @torch.inference_mode()
     def run() -> None:
-        for _ in range(32):
+        for _ in range(STEPS):
             model.next_logits(tokens, state.layout([1] * sequences), state)
 
     return run
@@ -201,7 +250,7 @@ def _peer(work: Work, precision: str, keeps_memory: bool) -> Callable[[], Any]:
     token, memory = torch.zeros(1, 1, dtype=torch.long), {}
 
     def decode() -> None:
-        for _ in range(32):
+        for _ in range(STEPS):
             output = model(input_ids=token, past_key_values=memory.get("cache"), use_cache=True)
             memory["cache"] = output.past_key_values
 

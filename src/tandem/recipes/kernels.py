@@ -31,6 +31,7 @@ from tandem.ops import (
     swiglu,
 )
 from tandem.ops.triton.support import without_triton
+from tandem.recipes.benchmark import Ceiling
 
 _RUNS = 20
 _ROTATED = 1 << 28  # bytes of inputs that are used in turn: several times the cache of a GPU
@@ -68,14 +69,6 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ceilings:
-    """What the device reaches: operations and bytes a second."""
-
-    flops: float
-    bytes: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class KernelRow:
     """What was measured of one op in one direction, in milliseconds, run by run.
 
@@ -83,8 +76,8 @@ class KernelRow:
         error: largest ‖out - exact‖ / ‖exact‖ of the result and the gradients, on the small shape.
         ours: of the op as it is; empty where it did not fit into memory.
         plain: of PyTorch's form; empty where that is the same, or did not fit.
-        floor: the least time that the ceilings allow.
-        bound: which of the two ceilings that is.
+        floor: the least time that the ceiling allows.
+        bound: whether that is because of products or of copies.
     """
 
     op: str
@@ -111,8 +104,8 @@ class KernelRow:
         ]
 
 
-def measure(device: str = "cuda") -> tuple[Ceilings, Iterator[KernelRow]]:
-    """Ceilings of the device, and rows as they are measured.
+def measure(device: str = "cuda") -> tuple[Ceiling, Iterator[KernelRow]]:
+    """The ceiling of the device, and rows as they are measured.
 
     Raises:
         ValueError: there is no such device.
@@ -122,8 +115,8 @@ def measure(device: str = "cuda") -> tuple[Ceilings, Iterator[KernelRow]]:
             f"device={device!r} cannot time kernels; run on a machine with an NVIDIA GPU and a CUDA build of PyTorch, "
             "with --device cuda"
         )
-    ceilings = _ceilings()
-    return ceilings, (row for case in cases() for row in _rows(case, ceilings))
+    ceiling = _ceiling()
+    return ceiling, (row for case in cases() for row in _rows(case, ceiling))
 
 
 def cases() -> list[Case]:
@@ -171,7 +164,7 @@ def relative_error(make: Make, device: str) -> float:
     return float(torch.stack(errors).max())
 
 
-def _rows(case: Case, ceilings: Ceilings) -> Iterator[KernelRow]:
+def _rows(case: Case, ceiling: Ceiling) -> Iterator[KernelRow]:
     error = relative_error(case.small, "cuda")
     work = case.make("cuda")
     given = sum(leaf.numel() * leaf.element_size() for leaf in work.leaves)
@@ -186,7 +179,7 @@ def _rows(case: Case, ceilings: Ceilings) -> Iterator[KernelRow]:
         call = partial(_call, work.run, pull if backward else None)
         flops = sum(work.flops) if backward else work.flops[0]
         moved = 3 * given + 2 * result if backward else given + result
-        times = {"matmul": flops / ceilings.flops * 1e3, "copy": moved / ceilings.bytes * 1e3}
+        times = {"matmul": flops / ceiling.matmul * 1e3, "copy": moved / ceiling.read * 1e3}
         bound = max(times, key=lambda name: times[name])
         ours = _where_it_fits(call, sets)
         yield KernelRow(
@@ -253,12 +246,13 @@ def _head_start() -> None:
         torch.mm(a, a)
 
 
-def _ceilings() -> Ceilings:
+def _ceiling() -> Ceiling:
+    """A product of 8,192 × 8,192 × 8,192, and the bytes that a copy of 2 GiB reads and writes."""
     a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
     source, target = (torch.randn(1 << 29, device="cuda") for _ in range(2))
     product = statistics.median(_milliseconds(lambda _: torch.mm(a, b), [[]]))
     copy = statistics.median(_milliseconds(lambda _: target.copy_(source), [[]]))
-    return Ceilings(flops=2e3 * 8192**3 / product, bytes=2e3 * source.numel() * source.element_size() / copy)
+    return Ceiling(matmul=2e3 * 8192**3 / product, read=2e3 * source.nbytes / copy, value_bytes=a.itemsize)
 
 
 def _narrow(*shape: int, device: str) -> Tensor:

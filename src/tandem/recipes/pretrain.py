@@ -131,19 +131,25 @@ def read_model_config(model: str) -> ModelConfig:
         ValueError: neither a preset nor a file, or a file that is no model config.
     """
     path = Path(model)
-    return ModelConfig.from_json(path.read_text(encoding="utf-8")) if path.suffix == ".json" else preset(model)
+    return ModelConfig.from_json(_read("model", path)) if path.suffix == ".json" else preset(model)
 
 
 def read_stages(path: Path) -> tuple[Stage, ...]:
     """A curriculum from a JSON file: a list of objects with the fields of `Stage`.
 
     Raises:
-        ValueError: not a list of objects, an unknown or missing field, or a value that a stage refuses.
+        ValueError: no such file, not a list of objects, an unknown or missing field, or a value that a stage refuses.
     """
     try:
-        return tuple(_stage(plain) for plain in json.loads(path.read_text(encoding="utf-8")))
+        return tuple(_stage(plain) for plain in json.loads(_read("stages", path)))
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"stages={path} is not a JSON list of stages ({error}); see docs/training.md") from error
+
+
+def _read(field: str, path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{field}={path} is not a file; give the path of a JSON file (docs/training.md)")
+    return path.read_text(encoding="utf-8")
 
 
 def _stage(plain: dict[str, Any]) -> Stage:

@@ -23,11 +23,11 @@ from tandem.data import Packer, cache_directory, corpus, open_shards, prepare, t
 from tandem.nn import ModelConfig
 from tandem.plan import all_attention, all_mamba, equal_parameters, flops, memory, parameters, readable_bytes
 from tandem.recipes.pretrain import PretrainConfig, read_model_config
-from tandem.recipes.quickstart import CORPUS, HELD_OUT_BYTES, fast_precision
+from tandem.recipes.quickstart import CORPUS, HELD_OUT_BYTES, STEPS, training
 from tandem.recipes.side_by_side import pretrain_all
 from tandem.recipes.speed import training_speeds
 from tandem.report import atomic_path, comparison_figure, png, read_metrics
-from tandem.train import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConfig, claim_run_dir
+from tandem.train import claim_run_dir
 
 STATE_CONTEXT = 8192
 Twin = Literal["attention", "mamba"]
@@ -56,7 +56,7 @@ class TwinsConfig:
     seeds: int = 3
     """Trainings of each model, with seeds 0, 1, …; more may be added later."""
 
-    steps: int = 780
+    steps: int = STEPS
     """Optimizer steps of each training."""
 
     batch_tokens: int = 2048
@@ -140,8 +140,8 @@ def _trainings(config: TwinsConfig, name: str, model: ModelConfig, data: Path) -
     file = config.run_dir / f"{name}.json"
     with atomic_path(file) as temporary:
         temporary.write_text(model.to_json() + "\n", encoding="utf-8")
-    steps = config.steps
-    schedule = ScheduleConfig(kind="wsd", warmup_steps=min(40, steps // 4), decay_fraction=0.4, final_lr=0.02)
+    settings = training(config.steps, config.lr)
+    every = {"checkpoint_every": max(1, min(config.steps // 4, 500)), "validate_every": config.steps}
     return [
         PretrainConfig(
             run_dir=config.run_dir / f"{name}-seed-{seed}",
@@ -151,17 +151,7 @@ def _trainings(config: TwinsConfig, name: str, model: ModelConfig, data: Path) -
             batch_tokens=config.batch_tokens,
             validation_bytes=HELD_OUT_BYTES,
             device=config.device,
-            train=TrainConfig(
-                steps=steps,
-                optimizer=OptimizerConfig(lr=config.lr),
-                schedule=schedule,
-                skip=SpikeConfig(loss=3.0),
-                seed=seed,
-                checkpoint_every=max(1, min(steps // 4, 500)),
-                keep_checkpoints=1,
-                validate_every=steps,
-                precision=fast_precision(),
-            ),
+            train=dataclasses.replace(settings, seed=seed, keep_checkpoints=1, **every),
         )
         for seed in range(config.seeds)
     ]

@@ -1,5 +1,6 @@
 """What a run directory says about its run, read once and put in order for the report."""
 
+import bisect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,12 +60,22 @@ def _by_kind(metrics: list[Row]) -> dict[str, list[Row]]:
     kinds: dict[str, list[Row]] = {}
     for row in metrics:
         kinds.setdefault(str(row.get("kind", "train")), []).append(row)
-    tokens = {row.get("step"): row["tokens"] for row in kinds.get("train", []) if "tokens" in row}
+    counted = sorted((row["step"], row["tokens"]) for row in kinds.get("train", []) if {"step", "tokens"} <= row.keys())
     for row in metrics:
-        # One axis for all figures: rows that do not count tokens themselves take the count of their step.
-        if row.get("step") in tokens:
-            row["tokens"] = tokens[row.get("step")]  # a validation row counts the tokens it scored
+        # One axis for all figures: other rows take the count of their step, a validation row too, whose own count is of
+        # the tokens it scored.
+        if counted and "step" in row and row.get("kind", "train") != "train":
+            row["tokens"] = _tokens_at(row["step"], counted)
     return {kind: rows if kind == "event" else _latest_of_each_step(rows) for kind, rows in kinds.items()}
+
+
+def _tokens_at(step: int, counted: list[tuple[int, int]]) -> int:
+    """The count at a step, interpolated between those that training logged; the last one later on."""
+    after = bisect.bisect_left(counted, step, key=lambda pair: pair[0])
+    if after in (0, len(counted)) or counted[after][0] == step:
+        return counted[min(after, len(counted) - 1)][1]
+    (left, fewer), (right, more) = counted[after - 1 : after + 1]
+    return round(fewer + (more - fewer) * (step - left) / (right - left))
 
 
 def _latest_of_each_step(rows: list[Row]) -> list[Row]:

@@ -1,7 +1,8 @@
 """Keeping memory that a step has freed for the next one.
 
 A training step allocates and frees the same gigabytes again and again. By default glibc maps large blocks from the system
-and unmaps them at once, and the system zeroes each page anew: on two cores that took a quarter of a step of `nano`.
+and unmaps them at once, and the system zeroes each page anew: from a twentieth to a quarter of a step of `nano`, on two
+virtual machines with two cores.
 """
 
 import ctypes

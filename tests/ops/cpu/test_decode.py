@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tandem.ops import experts_reference, linear, mamba_step, mixture, route
+from tandem.ops import SequenceLayout, cached_attention, experts_reference, linear, mamba_step, mixture, route
 from tandem.ops.cpu import decode
 
 FORMATS = [(a, b) for a in (torch.float32, torch.bfloat16) for b in (torch.float32, torch.bfloat16)]
@@ -69,9 +69,33 @@ def test_mixture(
     assert close(y, exact)
 
 
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 17, 255, 256, 257, 600]), min_size=1, max_size=3),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 2), (8, 8)]),
+    width=st.sampled_from([5, 16, 40, 128]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    size=st.sampled_from([0.1, 1, 100]),
+)
+@torch.no_grad()
+def test_attention_step(lengths: list[int], heads: tuple[int, int], width: int, dtype: torch.dtype, size: float):
+    torch.manual_seed(len(lengths))
+    capacity = max(lengths) + 3
+    q = (size * torch.randn(len(lengths), heads[0], width)).to(dtype)
+    k, v = torch.randn(2, len(lengths), capacity, heads[1], width).to(dtype)
+    for slot, length in enumerate(lengths):
+        k[slot, length:], v[slot, length:] = torch.nan, torch.nan  # what is in reserve is never read
+    got = cached_attention(q, k, v, SequenceLayout.from_lengths([1] * len(lengths), starts=[n - 1 for n in lengths]))
+    assert got.dtype == dtype
+    for slot, length in enumerate(lengths):
+        rows = [t[slot, :length].double().repeat_interleave(heads[0] // heads[1], 1) for t in (k, v)]
+        scores = torch.einsum("hp,lhp->hl", q[slot].double(), rows[0]) / width**0.5
+        assert close(got[slot], torch.einsum("hl,lhp->hp", scores.softmax(-1), rows[1]))
+
+
 @settings(max_examples=20)
 @given(
-    slots=st.integers(1, 4),
+    slots=st.integers(1, 6),
     groups=st.sampled_from([1, 2]),
     sizes=st.sampled_from([(2, 8, 8, 2), (4, 16, 40, 4), (4, 64, 128, 4)]),
     formats=st.sampled_from(FORMATS),

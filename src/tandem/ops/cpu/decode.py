@@ -1,13 +1,15 @@
-"""Decode steps as C++ kernels (kernels/decode.cpp): a few rows against all weights. No gradients.
+"""Decode steps as C++ kernels (kernels/decode.cpp, attention.cpp): a few rows against all weights. No gradients.
 
-Shapes: S documents, D width, O outputs, E experts, K choices, F expert width, I = H P inner width, H heads, P head width,
-G groups, N state width, C convolution channels, W taps.
+Shapes: S documents, L slots of a cache, D width, O outputs, E experts, K choices, F expert width, I = H P inner width,
+H heads, P head width, G groups or key/value heads, N state width, C convolution channels, W taps.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, library
+from tandem.ops.cpu.library import call, int64s, is_narrow, library
 
 _LANES = 16  # widths of experts must be multiples of the widest vector
 _FORMS = {
@@ -35,6 +37,15 @@ def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
     call("linear", rows.numel() // D, D, outputs, _FORMS[x.dtype, weight_OD.dtype], rows, weight_OD, y)
     return y
+
+
+def attention_step(q_SHP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Attention of one token of each document to the first `lengths[s]` slots of its cache, in q's dtype; one format."""
+    (S, H, P), (_, L, G, _) = q_SHP.shape, k_SLGP.shape
+    y_SHP = torch.empty(S, H, P, dtype=q_SHP.dtype)
+    sizes = int64s(S, L, H, G, P)
+    call("attention_step", sizes, int64s(*lengths), is_narrow(q_SHP), q_SHP.contiguous(), k_SLGP, v_SLGP, y_SHP)
+    return y_SHP
 
 
 def mixture_is_supported(x: Tensor, router_ED: Tensor, gate_up_EDF: Tensor, *others: Tensor) -> bool:

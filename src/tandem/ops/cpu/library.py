@@ -45,6 +45,7 @@ _SIGNATURES = {
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
     "linear": "llli" + "p" * 3,
+    "attention_step": "ppi" + "p" * 4,
     "mixture": "pi" + "p" * 11,
     "mamba_step": "pfi" + "p" * 12,
 }
@@ -63,6 +64,8 @@ def library() -> ctypes.CDLL | None:
     path = _cache() / f"tandem-{_key(compiler)}.so"
     try:
         if not path.is_file():
+            # Louder than its importance: who waits in a terminal should know for what.
+            _logger.warning("building CPU kernels with %s, once for this processor, about 10 s", Path(compiler).name)
             _build(compiler, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
