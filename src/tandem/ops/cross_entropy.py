@@ -22,17 +22,17 @@ def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, we
     Returns:
         the sum, a scalar.
     """
-    return _BlockwiseCrossEntropy.apply(x_TD, head_VD, targets_T, weights_T)
+    return _BlockwiseCrossEntropy.apply(x_TD, head_VD, targets_T, weights_T, torch.is_grad_enabled())
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, weights_T: Tensor):  # noqa: ANN001, ANN205
+    def forward(ctx, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, weights_T: Tensor, grads: bool):  # noqa: ANN001, ANN205
         head_VD = weight_VD.to(x_TD.dtype)
         wide = torch.promote_types(torch.float32, x_TD.dtype)
         logits = _CUDA_BLOCK_LOGITS if x_TD.is_cuda else _BLOCK_LOGITS
         block = max(1, logits // head_VD.shape[0])
-        needs = any(ctx.needs_input_grad)
+        needs = grads and any(ctx.needs_input_grad)  # parameters say that they need one even under no_grad
         total = torch.zeros((), dtype=wide, device=x_TD.device)
         grad_x_TD = torch.empty_like(x_TD) if needs else None
         grad_head_VD = None
@@ -53,7 +53,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
         grad_x_TD, grad_head_VD = ctx.saved_tensors
-        return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None
+        return grad_x_TD * grad.to(grad_x_TD.dtype), (grad_head_VD * grad).to(ctx.head_dtype), None, None, None
 
 
 def _plus_product(total_VD: Tensor | None, grad_VQ: Tensor, x_QD: Tensor, dtype: torch.dtype) -> Tensor:
