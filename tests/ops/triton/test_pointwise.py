@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tandem.ops import blockwise_cross_entropy, swiglu
-from tandem.ops.triton import support
 
 kernels = pytest.importorskip("tandem.ops.triton.pointwise", reason="needs Triton: pip install triton")
 
@@ -84,12 +83,3 @@ def test_cross_entropy_in_bfloat16_on_a_gpu(block_tokens: int, monkeypatch: pyte
     for one, other, exact in zip(*runs, want, strict=True):
         assert torch.equal(one, other)
         assert float((one - exact).norm() / exact.norm()) < 1e-2
-
-
-def test_can_be_switched_off(device: str):
-    value = torch.ones(1, device=device)
-    assert support.triton_for(value, None)
-    assert not support.triton_for(value.double())
-    with support.without_triton():
-        assert not support.triton_for(value)
-    assert support.triton_for(value)

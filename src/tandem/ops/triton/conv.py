@@ -30,7 +30,8 @@ def conv(
     """`causal_conv` for float32 or narrower; no gradient flows to `halo_SWC`."""
     x = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
     halo, document_T = (None, None) if halo_SWC is None else (halo_SWC.contiguous(), layout.document_T)
-    return _Conv.apply(x, weight_CW.contiguous(), bias_C.contiguous(), halo, layout.index_T, document_T, silu)
+    run = _Conv.apply if torch.is_grad_enabled() else _conv
+    return run(x, weight_CW.contiguous(), bias_C.contiguous(), halo, layout.index_T, document_T, silu)
 
 
 class _Conv(torch.autograd.Function):

@@ -21,8 +21,9 @@ _PROGRAMS = 512  # that share the rows of a group in the backward pass
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`rms_norm` for float32 or narrower; rows of x and gate may lie apart, as in a slice of a projection."""
-    gate_TD = None if gate is None else _as_rows(gate)
-    return _Norm.apply(_as_rows(x), weight_D, gate_TD, eps, groups, dtype).view(x.shape)
+    run = _Norm.apply if torch.is_grad_enabled() else _norm  # `apply` takes the CPU as long as a launch
+    y_TD = run(_as_rows(x), weight_D, None if gate is None else _as_rows(gate), eps, groups, dtype)
+    return y_TD if x.ndim == 2 else y_TD.view(x.shape)
 
 
 class _Norm(torch.autograd.Function):

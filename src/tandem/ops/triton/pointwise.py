@@ -18,7 +18,7 @@ _VOCABULARY = 8192  # logits of a row that are in registers at once
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up of the last dimension's halves."""
-    return _SwiGLU.apply(gate_up.contiguous())
+    return (_SwiGLU.apply if torch.is_grad_enabled() else _swiglu)(gate_up.contiguous())
 
 
 def softmax_gradient(logits_QV: Tensor, targets_Q: Tensor, weights_Q: Tensor) -> Tensor:
