@@ -20,15 +20,15 @@ def exact(leaves: list[Tensor], layout: SequenceLayout, halo: Tensor | None, sil
     return [y, *torch.autograd.grad(y.sin().sum(), wide)]
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, 24), min_size=1, max_size=4),
     taps=st.integers(1, 5),
     channels=st.sampled_from([1, 7, 150]),
     silu=st.booleans(),
     with_halo=st.booleans(),
 )
-@example(lengths=[1, 300, 2], taps=4, channels=3, silu=True, with_halo=True)  # two strips of the backward pass
+@example(lengths=[1, 150, 2], taps=4, channels=3, silu=True, with_halo=True)  # three strips of the backward pass
 def test_equals_the_reference(lengths: list[int], taps: int, channels: int, silu: bool, with_halo: bool, device: str):
     torch.manual_seed(sum(lengths))
     layout = SequenceLayout.from_lengths(lengths, device=device)
