@@ -20,7 +20,7 @@ def exact(x: Tensor, weight: Tensor, gate: Tensor | None, groups: int) -> list[T
     u = wide[0] if gate is None else wide[0] * F.silu(wide[2])
     parts = u.unflatten(-1, (groups, -1))
     y = (parts / (parts.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2) * wide[1]
-    return [y, *torch.autograd.grad(y.sin().sum(), [t for t in wide if t is not None])]
+    return [y.detach(), *torch.autograd.grad(y.sin().sum(), [t for t in wide if t is not None])]
 
 
 def outcome(
@@ -29,7 +29,7 @@ def outcome(
     leaves = [None if t is None else t.detach().requires_grad_() for t in (x, weight, gate)]
     y = norm(leaves[0], leaves[1], 1e-5, groups, leaves[2], dtype)
     assert y.dtype == dtype
-    return [y, *torch.autograd.grad(y.float().sin().sum(), [leaf for leaf in leaves if leaf is not None])]
+    return [y.detach(), *torch.autograd.grad(y.float().sin().sum(), [leaf for leaf in leaves if leaf is not None])]
 
 
 @settings(max_examples=6)

@@ -212,8 +212,7 @@ def _backward(
     LENGTH: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    strip = tl.program_id(0) * BT + tl.arange(0, BT)
-    first = strip.to(tl.int64) * LENGTH
+    first = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64) * LENGTH
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     offset = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     taps, seen, pending, d_taps = (), (), (), ()
@@ -243,8 +242,7 @@ def _backward(
             d_taps, pending = _spread(g, own, rows, taps, d_taps, pending, place, W)
             done = t - (W - 1)  # this row has got all of its gradient
             mask = (done >= first) & (done < first + LENGTH) & (done < T)
-            at = dx + done[:, None] * C + c[None, :]
-            tl.store(at, pending[W - 1], mask=mask[:, None] & (c < C)[None, :])
+            tl.store(dx + done[:, None] * C + c[None, :], pending[W - 1], mask=mask[:, None] & (c < C)[None, :])
         kept = ()
         for back in tl.static_range(W - 1):
             kept = kept + (seen[AHEAD + back],)
