@@ -24,3 +24,12 @@ def test_equals_cross_entropy_of_whole_logits(block_tokens: int, monkeypatch: py
         outcomes.append([total, x.grad, head.grad])
     for want, got in zip(*outcomes, strict=True):
         torch.testing.assert_close(got, want)
+
+
+def test_makes_no_gradients_where_none_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+    x, head = torch.randn(9, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    targets, weights = torch.randint(0, 11, (9,)), torch.rand(9)
+    want = blockwise_cross_entropy(x, head, targets, weights)
+    monkeypatch.delattr(cross_entropy, "_plus_product")
+    with torch.no_grad():
+        assert torch.equal(blockwise_cross_entropy(x, head, targets, weights), want)

@@ -1,4 +1,4 @@
-"""`tandem bench`: training and decoding beside transformers."""
+"""`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, compare
+from tandem.recipes.kernels import measure
 from tandem.recipes.quickstart import fast_precision
 
 
@@ -18,8 +19,12 @@ from tandem.recipes.quickstart import fast_precision
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode"]]
-    """train: forward, backward and AdamW on 4 × 512 tokens. decode: prefill of 2,048 tokens, then tokens one by one."""
+    work: tyro.conf.Positional[Literal["train", "decode", "kernels"]]
+    """train: forward, backward and AdamW on 4 × 512 tokens. decode: prefill of 2,048 tokens, then tokens one by one.
+    kernels: each op of a layer beside PyTorch's form of it, on a GPU."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to run: kernels on cuda, train and decode on cpu."""
 
     pairs: int = 5
     """Pairs counted, after a warm-up."""
@@ -31,6 +36,11 @@ class BenchArguments:
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), measures and prints a table."""
     arguments = parse(BenchArguments, "tandem bench", argv)
+    if arguments.work == "kernels":
+        _kernels(arguments.device)
+        return
+    if arguments.device != "cpu":
+        raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
     precision = fast_precision()
     ceiling = Ceiling.measure(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
@@ -40,4 +50,15 @@ def run(argv: Sequence[str]) -> None:
         comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
         name, ours, theirs, ratio = comparison.row()
         table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
+    Console().print(table)
+
+
+def _kernels(device: str) -> None:
+    ceiling, rows = measure(device)
+    title = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
+    columns = ("op", "shape", "error", "Tandem ms (range)", "PyTorch ms", "ratio", "share of the ceiling")
+    caption = f"a product reaches {ceiling.matmul / 1e12:.0f} TFLOP/s, a copy {ceiling.read / 1e12:.2f} TB/s"
+    table = Table(*columns, title=title, caption=caption)
+    for row in rows:
+        table.add_row(*row.cells())
     Console().print(table)

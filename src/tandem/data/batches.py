@@ -35,11 +35,18 @@ class Batch:
         """The same batch on another device."""
         layout = SequenceLayout.from_lengths(self.layout.lengths, self.layout.chunk, self.layout.starts, device)
         return Batch(
-            tokens_T=self.tokens_T.to(device),
-            targets_T=self.targets_T.to(device),
-            weights_T=self.weights_T.to(device),
+            tokens_T=_sent(self.tokens_T, device),
+            targets_T=_sent(self.targets_T, device),
+            weights_T=_sent(self.weights_T, device),
             layout=layout,
         )
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """To a GPU from page-locked memory: otherwise the CPU would wait until the GPU has done all that was asked before."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def make_batch(pieces: Sequence[npt.NDArray[np.integer]], *, batch_tokens: int, chunk: int) -> Batch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tandem.nn.attention import Attention
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
-from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing
+from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
 from tandem.nn.state import DecodeState
 from tandem.ops import SequenceLayout, blockwise_cross_entropy, linear
@@ -39,13 +39,17 @@ class Aux:
     @cached_property
     def balance_loss(self) -> Tensor:
         """Mean over layers of E² · mean_e(f_e · p_e), each times its balance_weight; 0 for a dense model."""
-        pairs = zip(self._balance_weights, self._routings, strict=True)
-        losses = [weight * routing.balance_loss for weight, routing in pairs]
-        return torch.stack(losses).mean() if losses else self._like.new_zeros(())
+        alike: dict[tuple[float, torch.Size, torch.Size], list[Routing]] = {}
+        for weight, routing in zip(self._balance_weights, self._routings, strict=True):
+            alike.setdefault((weight, routing.scores_TE.shape, routing.expert_TK.shape), []).append(routing)
+        losses = [weight * balance_losses(routings).sum() for (weight, *_), routings in alike.items()]
+        return torch.stack(losses).sum() / len(self._routings) if losses else self._like.new_zeros(())
 
     @cached_property
     def expert_load(self) -> Tensor | None:
         """Share of choices each expert got, a row a layer with experts, (F, E); None for a dense model."""
+        if len({routing.scores_TE.shape + routing.expert_TK.shape for routing in self._routings}) == 1:
+            return expert_loads(self._routings)
         loads = [routing.load_E for routing in self._routings]
         return nn.utils.rnn.pad_sequence(loads, batch_first=True) if loads else None
 

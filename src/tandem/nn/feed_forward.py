@@ -4,6 +4,7 @@ Shapes: T tokens, D width, E experts, K experts a token, F expert width.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,15 +63,30 @@ class Routing(NamedTuple):
     @property
     def load_E(self) -> Tensor:
         """Share of the choices that each expert got; adds up to 1."""
-        E = self.scores_TE.shape[1]
-        count_E = torch.bincount(self.expert_TK.flatten(), minlength=E).to(self.scores_TE.dtype)
-        return count_E / self.expert_TK.numel()
+        return expert_loads([self])[0]
 
     @property
     def balance_loss(self) -> Tensor:
         """E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean probability."""
-        E, K = self.scores_TE.shape[1], self.expert_TK.shape[1]
-        return E**2 * (self.load_E * K * self.scores_TE.mean(0)).mean()
+        return balance_losses([self])[0]
+
+
+def expert_loads(routings: Sequence[Routing]) -> Tensor:
+    """`load_E` of layers that have as many experts and choices, (layers, E); a GPU counts for all of them at once."""
+    E = routings[0].scores_TE.shape[1]
+    chosen = torch.stack([routing.expert_TK for routing in routings]).flatten(1)
+    if chosen.is_cuda:  # bincount would make the CPU wait for the largest number
+        counts = (chosen[..., None] == torch.arange(E, device=chosen.device)).sum(1)
+    else:
+        counts = torch.stack([torch.bincount(row, minlength=E) for row in chosen])
+    return counts.to(routings[0].scores_TE.dtype) / chosen.shape[1]
+
+
+def balance_losses(routings: Sequence[Routing]) -> Tensor:
+    """`balance_loss` of layers that have as many experts and choices."""
+    (_, K), E = routings[0].expert_TK.shape, routings[0].scores_TE.shape[1]
+    mean = torch.stack([routing.scores_TE for routing in routings]).mean(1)
+    return E**2 * (expert_loads(routings) * K * mean).mean(1)
 
 
 class RouterIsland(Float32Island):

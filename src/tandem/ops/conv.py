@@ -13,6 +13,7 @@ from torch import Tensor
 from tandem.ops.cpu.conv import conv as cpu_conv
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.layout import SequenceLayout
+from tandem.ops.triton.support import triton_for
 
 
 def causal_conv_reference(
@@ -53,6 +54,10 @@ def causal_conv(
     fixed_halo = halo is None or not (halo.requires_grad or halo.dtype != x_TC.dtype)
     if fixed_halo and kernels_for(x_TC, weight_CW, bias_C):
         return cpu_conv(x_TC, weight_CW, bias_C, layout, halo, silu)
+    if fixed_halo and triton_for(x_TC, weight_CW, bias_C):
+        from tandem.ops.triton.conv import conv as triton_conv
+
+        return triton_conv(x_TC, weight_CW, bias_C, layout, halo, silu)
     y_TC = _CausalConv.apply(x_TC, weight_CW.to(x_TC.dtype), bias_C.to(x_TC.dtype), halo, layout)
     return F.silu(y_TC) if silu else y_TC
 

@@ -4,6 +4,8 @@ Shapes: T tokens, K experts a token, R rows (one a token and chosen expert, and 
 width.
 """
 
+from itertools import accumulate, pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
 from tandem.ops.linear import linear
+from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
 _FEW = 4  # tokens: with more of them a CPU's matrix products are faster for the expert that all of them share
@@ -24,6 +27,10 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up, the two stored side by side in the last dimension."""
     if kernels_for(gate_up):
         return cpu_swiglu(gate_up)
+    if triton_for(gate_up):
+        from tandem.ops.triton.pointwise import swiglu as triton_swiglu
+
+        return triton_swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
@@ -95,18 +102,24 @@ def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_E
     Returns:
         y_TD, in x's dtype.
     """
-    counts, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0])
+    ends, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0], triton_for(x_TD, weight_TK))
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
-    hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, counts))
-    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, counts), place_TK, weight_TK)
+    hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, ends))
+    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK)
 
 
-def _sort_by_expert(expert_TK: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
-    """Rows of each expert, the token of each row, and the row of each choice.
+def _sort_by_expert(expert_TK: Tensor, experts: int, triton: bool) -> tuple[list[int] | Tensor, Tensor | None, Tensor]:
+    """Where each expert's rows end, the token of each row, and the row of each choice.
 
-    An expert with many rows gets a multiple of 32; the rows that no choice takes repeat token 0. Otherwise every batch
-    brings matrix shapes never seen, and a CPU's library takes longer to generate code for one than to multiply.
+    On a CPU an expert with many rows gets a multiple of 32; the rows that no choice takes repeat token 0. Otherwise every
+    batch brings matrix shapes never seen, and its library takes longer to generate code for one than to multiply. A GPU
+    takes any shape and keeps the ends to itself; the kernels find tokens by their rows.
     """
+    if triton:
+        from tandem.ops.triton.experts import sort_by_expert
+
+        ends_E, place_TK = sort_by_expert(expert_TK, experts)
+        return ends_E, None, place_TK
     chosen_R = expert_TK.flatten()
     order_R = chosen_R.argsort(stable=True)
     counts = torch.bincount(chosen_R, minlength=experts).tolist()
@@ -116,23 +129,25 @@ def _sort_by_expert(expert_TK: Tensor, experts: int) -> tuple[list[int], Tensor,
     row_R = rank_R + torch.tensor(shifts, device=chosen_R.device)[chosen_R[order_R]]
     place_R = torch.empty_like(order_R).scatter_(0, order_R, row_R)
     token_R = order_R.new_zeros(sum(padded)).index_copy_(0, row_R, order_R // expert_TK.shape[1])
-    return padded, token_R, place_R.view_as(expert_TK)
+    return list(accumulate(padded)), token_R, place_R.view_as(expert_TK)
 
 
 class _Dispatch(torch.autograd.Function):
     """Rows sorted by expert; the gradient of a token is gathered from its rows, where autograd would scatter."""
 
     @staticmethod
-    def forward(ctx, x_TD: Tensor, token_R: Tensor, place_TK: Tensor):  # noqa: ANN001, ANN205
+    def forward(ctx, x_TD: Tensor, token_R: Tensor | None, place_TK: Tensor):  # noqa: ANN001, ANN205
         ctx.save_for_backward(place_TK)
+        if token_R is None:
+            from tandem.ops.triton.experts import scatter_rows
+
+            return scatter_rows(x_TD, place_TK)
         return x_TD.index_select(0, token_R)
 
     @staticmethod
     def backward(ctx, grad_RD: Tensor):  # noqa: ANN001, ANN205
         (place_TK,) = ctx.saved_tensors
-        if kernels_for(grad_RD):
-            return cpu_gather_sum(grad_RD, place_TK, None), None, None
-        return grad_RD[place_TK].sum(1), None, None
+        return _gather_sum(grad_RD, place_TK, None), None, None
 
 
 class _Combine(torch.autograd.Function):
@@ -141,59 +156,84 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor):  # noqa: ANN001, ANN205
         ctx.save_for_backward(rows_RD, place_TK, weight_TK)
-        if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
-            return cpu_gather_sum(rows_RD, place_TK, weight_TK)
-        return (rows_RD[place_TK] * weight_TK[..., None]).sum(1).to(rows_RD.dtype)
+        return _gather_sum(rows_RD, place_TK, weight_TK)
 
     @staticmethod
     def backward(ctx, grad_TD: Tensor):  # noqa: ANN001, ANN205
         rows_RD, place_TK, weight_TK = ctx.saved_tensors
+        given = (grad_TD, rows_RD, place_TK, weight_TK)
         if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
-            d_rows_RD, d_weight_TK = cpu_scatter_gradient(grad_TD, rows_RD, place_TK, weight_TK)
+            d_rows_RD, d_weight_TK = cpu_scatter_gradient(*given)
+            return d_rows_RD, None, d_weight_TK
+        if triton_for(rows_RD, weight_TK):
+            from tandem.ops.triton.experts import scatter_gradient
+
+            d_rows_RD, d_weight_TK = scatter_gradient(*given)
             return d_rows_RD, None, d_weight_TK
         d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
         d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
         return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), None, d_weight_TK
 
 
-def grouped_matmul(x_RD: Tensor, w_EDF: Tensor, counts: list[int]) -> Tensor:
+def _gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
+    if kernels_for(rows_RD) and (weight_TK is None or weight_TK.dtype == torch.float32):
+        return cpu_gather_sum(rows_RD, place_TK, weight_TK)
+    if triton_for(rows_RD, weight_TK):
+        from tandem.ops.triton.experts import gather_sum
+
+        return gather_sum(rows_RD, place_TK, weight_TK)
+    rows_TKD = rows_RD[place_TK]
+    return (rows_TKD if weight_TK is None else rows_TKD * weight_TK[..., None]).sum(1).to(rows_RD.dtype)
+
+
+def grouped_matmul(x_RD: Tensor, w_EDF: Tensor, ends: list[int] | Tensor) -> Tensor:
     """Rows sorted by expert times that expert's matrix: the one seam for a GPU's grouped matrix product.
 
     Args:
-        counts: rows of each expert, in order; they add up to R.
+        ends: where each expert's rows end, in order; the last is R. A list, or an int32 tensor, which a GPU's grouped
+            product reads where it lies.
     """
-    return _GroupedMatmul.apply(x_RD, w_EDF.to(x_RD.dtype), counts)
+    return _GroupedMatmul.apply(x_RD, w_EDF.to(x_RD.dtype), ends)
 
 
 class _GroupedMatmul(torch.autograd.Function):
-    """A loop of products into one buffer; autograd over slices would allocate and add E full-size gradients."""
+    """One grouped product, or a loop of products into one buffer; autograd over slices would add E full-size gradients."""
 
     @staticmethod
-    def forward(ctx, x_RD: Tensor, w_EDF: Tensor, counts: list[int]):  # noqa: ANN001, ANN205
-        ctx.save_for_backward(x_RD, w_EDF)
-        ctx.counts = counts
-        return _grouped(x_RD, w_EDF, counts)
+    def forward(ctx, x_RD: Tensor, w_EDF: Tensor, ends: list[int] | Tensor):  # noqa: ANN001, ANN205
+        if isinstance(ends, Tensor) and not _has_grouped_product(x_RD, w_EDF):
+            ends = ends.tolist()
+        ctx.on_device = isinstance(ends, Tensor)
+        ctx.save_for_backward(x_RD, w_EDF, ends if ctx.on_device else None)
+        ctx.ends = None if ctx.on_device else ends
+        return _grouped(x_RD, w_EDF, ends)
 
     @staticmethod
     def backward(ctx, grad_RF: Tensor):  # noqa: ANN001, ANN205
-        x_RD, w_EDF = ctx.saved_tensors
+        x_RD, w_EDF, ends = ctx.saved_tensors
+        if ctx.on_device:
+            grad_RF = grad_RF.contiguous()
+            return _grouped(grad_RF, w_EDF.mT, ends), F.grouped_mm(x_RD.t(), grad_RF, offs=ends), None
         grad_w_EDF = torch.zeros_like(w_EDF)
-        for expert, rows in _spans(ctx.counts):
+        for expert, rows in _spans(ctx.ends):
             torch.mm(x_RD[rows].t(), grad_RF[rows], out=grad_w_EDF[expert])
-        return _grouped(grad_RF, w_EDF.transpose(1, 2), ctx.counts), grad_w_EDF, None
+        return _grouped(grad_RF, w_EDF.mT, ctx.ends), grad_w_EDF, None
 
 
-def _grouped(x_RD: Tensor, w_EDF: Tensor, counts: list[int]) -> Tensor:
+def _has_grouped_product(x_RD: Tensor, w_EDF: Tensor) -> bool:
+    """Whether PyTorch has one: of bfloat16, rows of all matrices multiples of 16 bytes."""
+    return x_RD.dtype == torch.bfloat16 and w_EDF.shape[1] % 8 == w_EDF.shape[2] % 8 == 0
+
+
+def _grouped(x_RD: Tensor, w_EDF: Tensor, ends: list[int] | Tensor) -> Tensor:
+    if isinstance(ends, Tensor):
+        return F.grouped_mm(x_RD, w_EDF, offs=ends)
     y_RF = x_RD.new_empty(x_RD.shape[0], w_EDF.shape[2])
-    for expert, rows in _spans(counts):
+    for expert, rows in _spans(ends):
         torch.mm(x_RD[rows], w_EDF[expert], out=y_RF[rows])
     return y_RF
 
 
-def _spans(counts: list[int]) -> list[tuple[int, slice]]:
-    spans, first = [], 0
-    for expert, count in enumerate(counts):
-        if count:
-            spans.append((expert, slice(first, first + count)))
-        first += count
-    return spans
+def _spans(ends: list[int]) -> list[tuple[int, slice]]:
+    pairs = enumerate(pairwise([0, *ends]))
+    return [(expert, slice(first, end)) for expert, (first, end) in pairs if end > first]

@@ -83,12 +83,12 @@ class SequenceLayout:
     @cached_property
     def lengths_S(self) -> Tensor:
         """Document lengths as an int64 tensor."""
-        return torch.tensor(self.lengths, device=self.device)
+        return self._table(self.lengths)
 
     @cached_property
     def starts_S(self) -> Tensor:
         """Tokens already in the state, as an int64 tensor."""
-        return torch.tensor(self.starts, device=self.device)
+        return self._table(self.starts)
 
     @cached_property
     def offsets_S(self) -> Tensor:
@@ -109,7 +109,8 @@ class SequenceLayout:
         """Which document each token belongs to."""
         if self.is_step:
             return self._arange_S
-        return torch.repeat_interleave(torch.arange(self.documents, device=self.device), self.lengths_S)
+        documents = torch.arange(self.documents, device=self.device)
+        return torch.repeat_interleave(documents, self.lengths_S, output_size=self.tokens)
 
     @cached_property
     def index_T(self) -> Tensor:
@@ -141,7 +142,7 @@ class SequenceLayout:
     @cached_property
     def grid_T(self) -> Tensor:
         """Place of each token on the flattened chunk grid, an index into C * Q."""
-        counts_S = torch.tensor(self.chunk_counts, device=self.device)
+        counts_S = self._table(self.chunk_counts)
         first_S = (counts_S.cumsum(0) - counts_S) * self.chunk
         return first_S[self.document_T] + self.index_T
 
@@ -158,15 +159,24 @@ class SequenceLayout:
         The recurrence over chunks walks these steps; at step k the first n documents of `by_length_S` are alive.
         """
         firsts = [sum(self.chunk_counts[:s]) for s in range(self.documents)]
-        order = self.by_length_S.tolist()
+        order = self._by_length
         steps = []
         for k in range(max(self.chunk_counts)):
             alive = [firsts[s] + k for s in order if self.chunk_counts[s] > k]
-            steps.append((torch.tensor(alive, device=self.device), len(alive)))
+            steps.append((self._table(alive), len(alive)))
         return tuple(steps)
 
     @cached_property
     def by_length_S(self) -> Tensor:
         """Documents in order of falling chunk count."""
-        order = sorted(range(self.documents), key=lambda s: -self.chunk_counts[s])
-        return torch.tensor(order, device=self.device)
+        return self._table(self._by_length)
+
+    @cached_property
+    def _by_length(self) -> list[int]:
+        return sorted(range(self.documents), key=lambda s: -self.chunk_counts[s])
+
+    def _table(self, values: Sequence[int]) -> Tensor:
+        """An int64 tensor; to a GPU it travels from page-locked memory, so that the CPU goes on meanwhile."""
+        if self.device.type != "cuda":
+            return torch.tensor(values, device=self.device)
+        return torch.tensor(values, pin_memory=True).to(self.device, non_blocking=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import norm as cpu_norm
 from tandem.ops.cpu.pointwise import norm_is_supported
+from tandem.ops.triton.support import triton_for
 
 
 def rms_norm(
@@ -33,6 +34,10 @@ def rms_norm(
     same = gate is None or gate.dtype == x.dtype
     if same and norm_is_supported(x.dtype, dtype) and kernels_for(x, weight_D, gate):
         return cpu_norm(x, weight_D, eps, groups, gate, dtype)
+    if triton_for(x, weight_D, gate):
+        from tandem.ops.triton.norm import norm as triton_norm
+
+        return triton_norm(x, weight_D, eps, groups, gate, dtype)
     u = x if gate is None else x * F.silu(gate)
     weight = weight_D.to(u.dtype)
     if groups == 1:

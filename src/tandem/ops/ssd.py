@@ -222,8 +222,8 @@ class _Move(torch.autograd.Function):
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
     taken = rows.index_select(0, index.clamp(max=rows.shape[0] - 1))
-    padding = (index == rows.shape[0]).nonzero().flatten()
-    return taken.index_fill_(0, padding, 0) if len(padding) else taken
+    padding = index == rows.shape[0]  # not its places: a GPU would have to count them first
+    return taken.masked_fill_(padding.view(-1, *[1] * (rows.ndim - 1)), 0)
 
 
 def to_chunks(rows_T: Tensor, layout: SequenceLayout) -> Tensor:

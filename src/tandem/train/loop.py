@@ -82,9 +82,9 @@ def _backward(task: Trainable, batches: Sequence[Any]) -> tuple[dict[str, Any], 
     weights: list[float] = []
     for batch in batches:
         output = task.step(batch)
-        weights.append(float(output.pop("weight", 1.0)))
-        objective = output.pop("objective", output["loss"])
-        (objective if len(weights) == 1 else objective * (weights[-1] / (weights[0] or 1.0))).backward()
+        weight, objective = output.pop("weight", 1.0), output.pop("objective", output["loss"])
+        (objective * (float(weight) / (weights[0] or 1.0)) if weights else objective).backward()
+        weights.append(float(weight))  # now: the CPU waits for a GPU here, which has the backward pass to do meanwhile
         outputs.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in output.items()})
     if len(outputs) == 1:
         return outputs[0], 1.0
