@@ -46,9 +46,8 @@ def scan(
     state_SHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ssd_reference` for x, B and C of one dtype, float32 or narrower; tokens and heads may lie apart in memory."""
-    if (
-        not torch.compiler.is_compiling()
-    ):  # a CUDA graph reads the tables at each replay: they live as long as the layout
+    if not torch.compiler.is_compiling():
+        # A CUDA graph reads the tables at each replay: they live as long as the layout.
         vars(layout).setdefault("held", set()).add(_problem_of(x_THP, B_TGN, layout.lengths))
     skip = None if D_H is None else D_H.float()
     state = None if state_SHPN is None else state_SHPN.float()
