@@ -4,6 +4,9 @@ Shapes: T tokens, K experts a token, R rows (one a token and chosen expert, and 
 width.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,13 +31,39 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+class RoutingRule(NamedTuple):
+    """How scores of experts become choices and weights.
+
+    Attributes:
+        scores: "softmax" over all experts, or "sigmoid" of each.
+        renormalize: weights of the chosen add up to `scale`.
+        scale: factor of the weights.
+        groups, top_groups: experts lie in `groups` equal groups and are chosen within the best `top_groups` of them.
+    """
+
+    scores: str = "softmax"
+    renormalize: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+
+
+SOFTMAX = RoutingRule()
+"""The rule of `mixture`."""
+
+
 def experts_reference(
-    x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor
+    x_TD: Tensor,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    activation: Callable[[Tensor], Tensor] = swiglu,
 ) -> Tensor:
     """Each token by itself through each of its experts; `routed_experts` is tested against it."""
     rows = []
     for x_D, experts, weights in zip(x_TD, expert_TK.tolist(), weight_TK, strict=True):
-        outputs = [swiglu(x_D @ gate_up_EDF[e]) @ down_EFD[e] * w for e, w in zip(experts, weights, strict=True)]
+        outputs = [activation(x_D @ gate_up_EDF[e]) @ down_EFD[e] * w for e, w in zip(experts, weights, strict=True)]
         rows.append(torch.stack(outputs).sum(0))
     return torch.stack(rows)
 
@@ -67,37 +96,62 @@ def mixture(
     return y_TD, expert_TK, weight_TK, scores_TE
 
 
-def route(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Chooses experts by softmax(x Wᵀ), in the weight's dtype.
+def route(
+    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int, rule: RoutingRule = SOFTMAX
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chooses experts by softmax(x Wᵀ), or what `rule` says in its place, in the weight's dtype.
 
     Args:
         bias_E: added to the scores that select, not to those that weigh; nothing is added when None.
     Returns:
-        expert_TK, the chosen experts; weight_TK, their scores renormalized to add up to 1; scores_TE.
+        expert_TK, the chosen experts; weight_TK, how much each counts, see `route_weights`; scores_TE.
     """
-    scores_TE = torch.softmax(x_TD.to(weight_ED.dtype) @ weight_ED.t(), dim=-1)
-    ranked_TE = scores_TE if bias_E is None else scores_TE + bias_E
-    expert_TK = ranked_TE.detach().topk(top_k, dim=-1).indices
-    return expert_TK, route_weights(scores_TE, expert_TK), scores_TE
+    logits_TE = x_TD.to(weight_ED.dtype) @ weight_ED.t()
+    scores_TE = torch.sigmoid(logits_TE) if rule.scores == "sigmoid" else torch.softmax(logits_TE, dim=-1)
+    ranked_TE = (scores_TE if bias_E is None else scores_TE + bias_E).detach()
+    if rule.top_groups < rule.groups:
+        ranked_TE = _within_best_groups(ranked_TE, rule.groups, rule.top_groups)
+    expert_TK = ranked_TE.topk(top_k, dim=-1).indices
+    return expert_TK, route_weights(scores_TE, expert_TK, rule), scores_TE
 
 
-def route_weights(scores_TE: Tensor, expert_TK: Tensor) -> Tensor:
-    """Scores of the chosen experts, renormalized to add up to 1."""
+def route_weights(scores_TE: Tensor, expert_TK: Tensor, rule: RoutingRule = SOFTMAX) -> Tensor:
+    """Scores of the chosen experts, renormalized to add up to 1 if the rule says so, times its scale."""
     weight_TK = scores_TE.gather(1, expert_TK)
-    return weight_TK / weight_TK.sum(-1, keepdim=True)
+    if rule.renormalize:
+        # 1e-20: sigmoids may all underflow to 0
+        weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
+    return weight_TK if rule.scale == 1 else weight_TK * rule.scale
 
 
-def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor) -> Tensor:
+def _within_best_groups(ranked_TE: Tensor, groups: int, top_groups: int) -> Tensor:
+    """-inf outside the groups of experts whose two best add up to most (DeepSeek-V3, arXiv 2412.19437, §2.1.2)."""
+    ranked_TGE = ranked_TE.unflatten(1, (groups, -1))
+    best_TG = ranked_TGE.topk(min(2, ranked_TGE.shape[2]), dim=-1).values.sum(-1)
+    kept_TG = best_TG.topk(top_groups, dim=-1).indices
+    open_TG = torch.zeros_like(best_TG, dtype=torch.bool).scatter_(1, kept_TG, True)
+    return ranked_TGE.masked_fill(~open_TG[..., None], float("-inf")).flatten(1)
+
+
+def routed_experts(
+    x_TD: Tensor,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    activation: Callable[[Tensor], Tensor] = swiglu,
+) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:
-        gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F); down_EFD: (E, F, D).
+        gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F), or one, (E, D, F), for an activation
+            without a gate; down_EFD: (E, F, D).
     Returns:
         y_TD, in x's dtype.
     """
     counts, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0])
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
-    hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, counts))
+    hidden_RF = activation(grouped_matmul(rows_RD, gate_up_EDF, counts))
     return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, counts), place_TK, weight_TK)
 
 
