@@ -40,11 +40,11 @@ class Shards:
         self._place: dict[str, tuple[Path, str]] = {}
         skipped = []
         for name, file in _tensors(directory):
-            spelled = _spelled(name)
-            if _MULTI_TOKEN.match(spelled):
+            one = spelled(name)
+            if _MULTI_TOKEN.match(one):
                 skipped.append(name)
-            elif not _DERIVED.search(spelled):
-                self._place[spelled] = (file, name)
+            elif not _DERIVED.search(one):
+                self._place[one] = (file, name)
         if skipped:
             few = ", ".join(sorted(skipped)[:2])
             _logger.info("%s: skipped %d weights of multi-token prediction (%s, …)", directory, len(skipped), few)
@@ -70,7 +70,8 @@ class Shards:
                 raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
+    """A tensor's name in the spelling of the tables of weights.py."""
     for pattern, replacement in _SPELLINGS:
         name = pattern.sub(replacement, name)
     return name

@@ -63,7 +63,7 @@ def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None)
         ValueError: what `model_config` refuses; weights that are missing, left over, damaged or of another shape, named.
     """
     config, shards = model_config(plain), Shards(directory)
-    plan = list(_FAMILIES[plain["model_type"]](config, shards.names))
+    plan = weights_of(plain["model_type"], config, shards.names)
     _check_names(directory, config, plan, shards.names)
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
         model = HybridLM(config)
@@ -71,6 +71,15 @@ def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None)
     filled = {weight.target: _fill(weight, shapes[weight.target], shards, dtype) for weight in plan}
     model.load_state_dict(filled, assign=True)
     return model
+
+
+def weights_of(family: str, config: ModelConfig, names: set[str]) -> list[Weight]:
+    """What fills a model of a family.
+
+    Args:
+        names: tensors of the checkpoint, see `spelled`; experts lie there one by one or stacked.
+    """
+    return list(_FAMILIES[family](config, names))
 
 
 def _fill(weight: Weight, shape: torch.Size, shards: Shards, dtype: str | None) -> Tensor:
