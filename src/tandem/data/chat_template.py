@@ -58,7 +58,7 @@ def render_chat(template: str, messages: Sequence[Mapping[str, str]], variables:
     try:
         return environment.from_string(template).render(messages=[dict(m) for m in messages], **given)
     except (jinja2.TemplateError, *_FAILURES) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"the model's chat template fails: {reason}; give a string as the prompt instead") from error
 
 

@@ -43,7 +43,7 @@ def model_config(plain: dict[str, Any]) -> ModelConfig:
         ValueError: an unknown `model_type`, a missing key, or an option that cannot be expressed; all name it.
     """
     family = plain.get("model_type")
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"config model_type={family!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
     if plain.get("quantization_config") is not None:
         raise ValueError(
