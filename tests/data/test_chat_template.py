@@ -19,7 +19,7 @@ LLAMA = """{{ bos_token }}{% for message in messages %}
 [{{ message.content | trim }}]
 {% continue %}
 {% endif %}
-{% set head = message.role | upper %}{{ head }}: {{ message | tojson }}
+{% set head = message.role | upper %}{{ head }}: {% generation %}{{ message | tojson }}{% endgeneration %}
 {% endfor %}
 {{ strftime_now('%Y') | length }}{{ tools is none }}"""
 

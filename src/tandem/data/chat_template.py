@@ -9,6 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from tandem.data.json_object import read_json_object
 
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -45,11 +51,8 @@ def render_chat(template: str, messages: Sequence[Mapping[str, str]], variables:
     Raises:
         ValueError: the template is not valid, refuses the messages, or tries to leave its sandbox; one line says why.
     """
-    import jinja2  # few programs render a template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
@@ -60,6 +63,16 @@ def render_chat(template: str, messages: Sequence[Mapping[str, str]], variables:
     except (jinja2.TemplateError, *_FAILURES) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"the model's chat template fails: {reason}; give a string as the prompt instead") from error
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which some templates mark the assistant's words for training: here it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -114,3 +114,20 @@ def test_gradients(family: str):
         check_gradients(released, seed)
 
     check()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "bamba", "mamba2"])  # rounding may turn a choice of experts
+def test_bfloat16_is_the_same_model_rounded(family: str):
+    @examples(5)
+    @given(FAMILIES[family](), st.integers(0, 1000))
+    @torch.no_grad()
+    def check(released: Released, seed: int) -> None:
+        tokens = draw_tokens(seed)[-1]
+        theirs = released.build(seed)
+        want = theirs(tokens[None], use_cache=False).logits[0]
+        with tempfile.TemporaryDirectory() as folder:
+            ours = tandem.load(write(theirs, Path(folder) / "model"), dtype="bfloat16").model
+        for got in (packed(ours, [tokens])[0], decoded(ours, tokens, 1)):
+            assert float((got.float() - want).norm() / want.norm()) < 0.1
+
+    check()

@@ -138,15 +138,13 @@ def _granite(config: ModelConfig, names: set[str]) -> Iterator[Weight]:
 
 
 def _granite_feed_forward(ours: str, theirs: str, config: ModelConfig) -> Iterator[Weight]:
-    shared = (f"{theirs}.shared_mlp", ("input_linear",), "output_linear")
+    dense = ours
     if isinstance(config.ffn, MoEConfig):
-        routed = f"{theirs}.block_sparse_moe"
+        dense, routed = f"{ours}.shared", f"{theirs}.block_sparse_moe"
         yield Weight(f"{ours}.island.weight", [f"{routed}.router.layer.weight"])
         yield Weight(f"{ours}.experts.gate_up_EDF", [f"{routed}.input_linear.weight"], _turned)
         yield Weight(f"{ours}.experts.down_EFD", [f"{routed}.output_linear.weight"], _turned)
-        yield from _dense(f"{ours}.shared", shared[0], config.ffn, *shared[1:])
-    else:
-        yield from _dense(ours, shared[0], config.ffn, *shared[1:])
+    yield from _dense(dense, f"{theirs}.shared_mlp", config.ffn, ("input_linear",), "output_linear")
 
 
 def _bamba(config: ModelConfig, names: set[str]) -> Iterator[Weight]:
