@@ -69,7 +69,7 @@ class Routing(NamedTuple):
 
     @property
     def balance_loss(self) -> Tensor:
-        """E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean score."""
+        """E² · mean_e(f_e · p_e) with f_e the share of tokens that chose e and p_e its mean probability."""
         E, K = self.scores_TE.shape[1], self.expert_TK.shape[1]
         return E**2 * (self.load_E * K * self.scores_TE.mean(0)).mean()
 

@@ -4,21 +4,12 @@ from tandem.ops.activations import ACTIVATIONS, GATED
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
-from tandem.ops.experts import (
-    SOFTMAX,
-    RoutingRule,
-    experts_reference,
-    grouped_matmul,
-    mixture,
-    route,
-    route_weights,
-    routed_experts,
-    swiglu,
-)
+from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
 from tandem.ops.norm import rms_norm
+from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
 __all__ = [
