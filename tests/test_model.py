@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
 import tandem
@@ -290,3 +291,67 @@ def test_ctrl_c_stops_the_answer_and_returns_to_the_prompt(tmp_path: Path) -> No
     out, error = process.communicate(b"/exit\n", timeout=30)
     assert process.returncode == 0, error
     assert re.search(rb"\[\d+ tokens, \d+ tokens/s\]\s*> ", out)
+
+
+def released(directory: Path) -> Path:
+    """A random Llama as its authors would publish it: byte-level tokenizer, special tokens, chat template."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    names = ["<|end|>", "<|turn|>", "<think>", "</think>"]
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([TEXT] * 4, trainer)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=304,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=0,
+        initializer_range=0.3,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(directory)
+    backend.save(str(directory / "tokenizer.json"))
+    template = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}<|turn|>assistant"
+    own = {"bos_token": None, "eos_token": "<|end|>", "chat_template": template}
+    (directory / "tokenizer_config.json").write_text(json.dumps(own), encoding="utf-8")
+    return directory
+
+
+def test_a_released_model_talks(tmp_path: Path, here: Here) -> None:
+    m = tandem.load(released(tmp_path / "llama"))
+    assert m.chat
+    ids = m.prompt_ids(MESSAGES)
+    assert m.tokenizer.decode(ids, skip_special=False) == "<|turn|>user\nwhy<|end|><|turn|>assistant"
+    done = m.generate(MESSAGES, max_tokens=12, temperature=0.0)
+    assert done.text == m.tokenizer.decode(m.tokenizer.encode(done.text))
+    assert 1 <= done.tokens <= 12
+    thought = m.generate(MESSAGES, thinking="long", max_tokens=12, temperature=0.0)
+    assert thought.text.startswith("<think>")
+    assert thought.mode == "long"
+    assert m.prompt_ids("why") == m.tokenizer.encode("why")
+    assert len(m.score("Returns the name")) == len(m.tokenizer.encode("Returns the name"))
+    with pytest.raises(ValueError, match=r"prompt of \d+ tokens is longer than config\.context=64"):
+        m.generate([{"role": "user", "content": "é" * 64}])
+    again = tandem.load(m.save(tmp_path / "ours"))
+    assert again.chat
+    assert again.generate(MESSAGES, max_tokens=12, temperature=0.0) == done
+    code, out, told = here("chat", tmp_path / "llama", "--max-tokens", "4", "--temperature", "0", text="why\n")
+    assert code == 0, told
+    assert "base model" not in out
+
+
+def test_a_released_model_that_is_not_supported_is_one_line(tmp_path: Path, here: Here) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "rwkv"}')
+    code, _, told = here("generate", tmp_path, "--prompt", "x")
+    assert code == 2
+    assert re.fullmatch(
+        r"tandem generate: .*config\.json: config model_type='rwkv' is not supported; .*llama[^\n]*\n", told
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tandem import hub
-from tandem.data import Tokenizer
+from tandem.data import TextTokenizer, is_thinking
 from tandem.nn import HybridLM, ModelConfig
 from tandem.serve import (
     Completion,
@@ -38,7 +38,7 @@ class LanguageModel:
     """
 
     model: HybridLM
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     config: ModelConfig
     chat: bool = False
 
@@ -97,23 +97,25 @@ class LanguageModel:
         """`generate`, piece by piece: iterate over the text; `.completion` holds what was written so far."""
         sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k, seed=seed)
         ids = self.prompt_ids(prompt, thinking=thinking)
-        tokens = generate_tokens(self.model, ids, sampling=sampling, max_tokens=max_tokens, stop_ids=self._stop_ids)
+        tokens = generate_tokens(
+            self.model, ids, sampling=sampling, max_tokens=max_tokens, stop_ids=self.tokenizer.stop_ids
+        )
         stops = (stop,) if isinstance(stop, str) else stop
-        return TextStream(tokens, self.tokenizer, stop=stops, thinking=ids[-1] == self.tokenizer.think_id)
+        return TextStream(tokens, self.tokenizer, stop=stops, thinking=is_thinking(ids, self.tokenizer))
 
     def prompt_ids(self, prompt: str | Sequence[Message], *, thinking: Thinking = "auto") -> list[int]:
-        """The ids that `generate` feeds: `<bos>` and the text, or the chat layout of messages.
+        """The ids that `generate` feeds: the text behind `<bos>` (or what a released model has there), or a chat's layout.
 
         Raises:
             ValueError: messages out of order (see `tandem.serve.chat_ids`), or an unknown `thinking`.
         """
         check_thinking(thinking)
         if isinstance(prompt, str):
-            return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
+            return self.tokenizer.text_ids(prompt)
         return chat_ids(self.tokenizer, prompt, thinking=thinking if self.chat else "auto")
 
     def score(self, text: str) -> Tensor:
-        """Log-probability (nats) of each token of the text given those before it, `<bos>` first.
+        """Log-probability (nats) of each token of the text given those before it, `<bos>` first (`<eos>` for a model without).
 
         Returns:
             logp_T in float32, one entry a token of `tokenizer.encode(text)`.
@@ -123,21 +125,15 @@ class LanguageModel:
         ids = self.tokenizer.encode(text)
         if not ids:
             raise ValueError("text='' has no token to score; give at least one character")
-        return score_tokens(self.model, [self.tokenizer.bos_id, *ids])
+        return score_tokens(self.model, [self.tokenizer.start_of_text(), *ids])
 
     def save(self, directory: str | Path, *, dtype: str | None = None) -> Path:
         """Writes model.safetensors, config.json and tokenizer.json; see `tandem.hub.save`."""
         return hub.save(self.model, self.tokenizer, directory, dtype=dtype, chat=self.chat)
 
-    @property
-    def _stop_ids(self) -> frozenset[int]:
-        """The end of a text, and any mark that opens another turn."""
-        t = self.tokenizer
-        return frozenset((t.eos_id, t.system_id, t.user_id, t.assistant_id))
-
 
 def load(source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None) -> LanguageModel:
-    """Loads a model: the name of a bundled checkpoint ("nano") or a directory written by `LanguageModel.save`.
+    """Loads a model: a bundled checkpoint by name ("nano"), a directory of `LanguageModel.save`, or one in Hugging Face format.
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; None keeps the dtypes of the file.

@@ -132,16 +132,14 @@ def test_a_model_may_be_replaced_but_nothing_else(
 
 
 def test_a_failed_save_leaves_the_old_model(
-    saved: Path, model: HybridLM, make_model: Callable[..., HybridLM], tmp_path: Path
+    saved: Path, model: HybridLM, make_model: Callable[..., HybridLM], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     class Failing(Tokenizer):
-        def __init__(self) -> None: ...
-
         def save(self, path: Path | str) -> Path:
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        hub.save(make_model(seed=1), Failing(), saved)
+        hub.save(make_model(seed=1), Failing(tokenizer.backend), saved)
     assert_same_tensors(hub.load(saved)[0], model)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -189,8 +187,11 @@ def test_weights_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"format": None, "model_type": "mamba2"}, "Hugging Face config of model_type='mamba2'; this version loads"),
-        ({"format": None}, "is not ours; this version loads"),
+        (
+            {"format": None, "model_type": "gpt2"},
+            r"config\.json: config model_type='gpt2' is not supported; supported: llama",
+        ),
+        ({"format": None}, "is not ours and has no model_type; this version loads"),
         ({"version": 2}, "has version=2, this Tandem reads 1"),
         ({"chat": "yes"}, "has chat='yes'; use true or false"),
         ({"depth": 3}, "model.depth is not a known key"),

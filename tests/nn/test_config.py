@@ -4,6 +4,21 @@ import pytest
 
 from tandem.nn import AttentionConfig, ModelConfig, preset, presets
 
+ATTENTION = {"heads": 4, "kv_heads": 2, "head_width": 8}
+MOE = {"kind": "moe", "experts": 4, "top_k": 2, "hidden": 8}
+
+
+def test_files_of_earlier_versions_mean_what_they_meant():
+    plain = preset("nano").to_dict()
+    for name in ("attention", "mamba", "ffn"):
+        fields = {"attention": "rotary_width bias out_bias scale", "mamba": "step_min step_max conv_bias bias"}
+        moe = "shared_hidden activation bias scores renormalize routed_scale expert_groups top_groups latent"
+        for field in fields.get(name, moe).split():
+            del plain[name][field]
+    for field in ("embedding_scale", "residual_scale", "logit_scale"):
+        del plain[field]
+    assert ModelConfig.from_dict(plain) == preset("nano")
+
 
 @pytest.mark.parametrize("name", presets())
 def test_presets_round_trip(name: str):
@@ -21,6 +36,29 @@ def test_presets_round_trip(name: str):
         ({"attention": {"heads": 4, "kv_heads": 3, "head_width": 8}}, "attention.kv_heads=3 does not divide"),
         ({"pattern": "TF"}, "cannot build yet"),
         ({"tie_embeddings": 1}, "model.tie_embeddings=1 must be of type bool"),
+        ({"logit_scale": 0.0}, "model.logit_scale=0.0 must be a number above 0"),
+        (
+            {"attention": {**ATTENTION, "rotary_width": 3}},
+            "attention.rotary_width=3 must be even, 2 or more and at most",
+        ),
+        ({"attention": {**ATTENTION, "rotary_width": 10}}, "rotary_width=10 must be even, .* attention.head_width=8"),
+        ({"attention": {**ATTENTION, "scale": -1.0}}, "attention.scale=-1.0 must be a number above 0"),
+        ({"mamba": {"heads": 2, "step_min": 0.2, "step_max": 0.1}}, "mamba.step_min=0.2 must be 0 or more and below"),
+        (
+            {"ffn": {"kind": "dense", "hidden": 8, "activation": "mish"}},
+            "dense.activation='mish' is unknown; use one of",
+        ),
+        ({"ffn": {**MOE, "activation": "mish"}}, "moe.activation='mish' is unknown; use one of swiglu"),
+        ({"ffn": {**MOE, "scores": "sparsemax"}}, "moe.scores='sparsemax' is unknown; use softmax or sigmoid"),
+        ({"ffn": {**MOE, "shared": 0, "shared_hidden": 8}}, "moe.shared_hidden=8 but moe.shared=0"),
+        ({"ffn": {**MOE, "latent": 0}}, "moe.latent=0 must be 1 or more"),
+        ({"ffn": {**MOE, "routed_scale": 0}}, "moe.routed_scale=0.0 must be a number above 0"),
+        (
+            {"ffn": {**MOE, "expert_groups": 3}},
+            r"moe.expert_groups=3 does not divide moe.experts=4; use one of \[1, 2, 4\]",
+        ),
+        ({"ffn": {**MOE, "expert_groups": 4}}, "moe.top_groups=1 of 4 groups leaves 1 of 4 experts for moe.top_k=2"),
+        ({"ffn": {**MOE, "expert_groups": 2, "top_groups": 3}}, "moe.top_groups=3 of 2 groups"),
     ],
 )
 def test_wrong_values_are_named(changes: dict, message: str):

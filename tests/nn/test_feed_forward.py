@@ -28,6 +28,14 @@ def mixture(**changes: object) -> MixtureOfExperts:
     return layer
 
 
+def test_the_fast_path_is_taken_only_where_it_is_right():
+    plain = mixture(shared_hidden=24)
+    assert plain.is_plain
+    options = {"activation": "relu2", "bias": True, "scores": "sigmoid", "renormalize": False, "routed_scale": 2.0}
+    for name, value in {**options, "expert_groups": 2, "latent": 8}.items():
+        assert not mixture(**{name: value}).is_plain, name
+
+
 def test_balance_loss_is_the_printed_formula():
     layer, x_TD = mixture(), torch.randn(50, 16)
     _, routing = layer(x_TD, SequenceLayout.from_lengths([50]))

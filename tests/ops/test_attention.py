@@ -8,26 +8,28 @@ import torch
 from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
 
 
-def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+def written_out(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int], scale: float | None = None
+) -> torch.Tensor:
     y, first = torch.empty_like(q), 0
     for length in lengths:
         for t in range(length):
             for h in range(q.shape[1]):
                 g, rows = h * k.shape[1] // q.shape[1], slice(first, first + t + 1)
-                p = torch.softmax(k[rows, g] @ q[first + t, h] / math.sqrt(q.shape[2]), 0)
+                p = torch.softmax(k[rows, g] @ q[first + t, h] * (scale or 1 / math.sqrt(q.shape[2])), 0)
                 y[first + t, h] = p @ v[rows, g]
         first += length
     return y
 
 
 @pytest.mark.parametrize("lengths", [[1], [7], [4, 4], [1, 6, 2]])
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_the_softmax_written_out(lengths: list[int], kv_heads: int):
+@pytest.mark.parametrize(("kv_heads", "scale"), [(1, None), (2, 0.9), (4, None)])
+def test_equals_the_softmax_written_out(lengths: list[int], kv_heads: int, scale: float | None):
     torch.manual_seed(0)
     q = torch.randn(sum(lengths), 4, 8, dtype=torch.float64)
     k, v = torch.randn(2, sum(lengths), kv_heads, 8, dtype=torch.float64)
-    got = causal_attention(q, k, v, SequenceLayout.from_lengths(lengths))
-    torch.testing.assert_close(got, written_out(q, k, v, lengths))
+    got = causal_attention(q, k, v, SequenceLayout.from_lengths(lengths), scale)
+    torch.testing.assert_close(got, written_out(q, k, v, lengths, scale))
 
 
 @pytest.mark.parametrize(("starts", "lengths"), [([0, 0], [3, 5]), ([4, 2], [3, 1]), ([6, 1], [1, 1]), ([5], [1])])
@@ -56,3 +58,11 @@ def test_rotary_scores_depend_on_distance_alone_and_turn_by_the_stated_angle():
     q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64)
     scores = [(rotary(q, torch.tensor([p + 5]), 1e4) * rotary(k, torch.tensor([p]), 1e4)).sum() for p in (0, 7, 1000)]
     torch.testing.assert_close(torch.stack(scores), scores[0].expand(3))
+
+
+def test_rotary_of_a_part_turns_it_as_a_head_of_its_own():
+    torch.manual_seed(0)
+    x, position = torch.randn(3, 2, 16, dtype=torch.float64), torch.tensor([0, 3, 77])
+    turned = rotary(x, position, 1e4, 8)
+    torch.testing.assert_close(turned[..., :8], rotary(x[..., :8], position, 1e4))
+    assert torch.equal(turned[..., 8:], x[..., 8:])

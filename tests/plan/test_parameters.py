@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, preset, presets
+from tandem.ops import ACTIVATIONS
 from tandem.plan import Parameters, parameters
 
 
@@ -25,15 +26,21 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     """Small random models over the whole space of shapes."""
     few = st.integers(1, 4)
     kv_heads, groups, experts = draw(few), draw(few), draw(few)
+    activation = st.sampled_from(list(ACTIVATIONS))
+    shared = draw(st.integers(0, 2))
     feed_forward = st.one_of(
-        st.builds(DenseConfig, hidden=few),
+        st.builds(DenseConfig, hidden=few, activation=activation, bias=st.booleans()),
         st.builds(
             MoEConfig,
             experts=st.just(experts),
             top_k=st.integers(1, experts),
             hidden=few,
-            shared=st.integers(0, 2),
+            shared=st.just(shared),
             selection_bias=st.booleans(),
+            shared_hidden=st.one_of(st.none(), few) if shared else st.none(),
+            activation=activation,
+            bias=st.booleans(),
+            latent=st.one_of(st.none(), few),
         ),
     )
     return ModelConfig(
@@ -41,10 +48,21 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         width=draw(few),
         pattern=draw(st.text("AMFE", min_size=1, max_size=6)),
         attention=AttentionConfig(
-            heads=kv_heads * draw(few), kv_heads=kv_heads, head_width=2 * draw(few), qk_norm=draw(st.booleans())
+            heads=kv_heads * draw(few),
+            kv_heads=kv_heads,
+            head_width=2 * draw(few),
+            qk_norm=draw(st.booleans()),
+            bias=draw(st.booleans()),
+            out_bias=draw(st.booleans()),
         ),
         mamba=MambaConfig(
-            heads=groups * draw(few), head_width=draw(few), state=draw(few), groups=groups, conv=draw(st.integers(2, 4))
+            heads=groups * draw(few),
+            head_width=draw(few),
+            state=draw(few),
+            groups=groups,
+            conv=draw(st.integers(2, 4)),
+            conv_bias=draw(st.booleans()),
+            bias=draw(st.booleans()),
         ),
         ffn=draw(feed_forward),
         experts=draw(feed_forward),
@@ -64,7 +82,8 @@ def test_active_parameters_leave_out_experts_that_are_not_chosen_and_nothing_els
     for symbol in config.layers:
         shape = {"F": config.ffn, "E": config.experts}.get(symbol)
         if isinstance(shape, MoEConfig):
-            idle += (shape.experts - shape.top_k) * 3 * config.width * shape.hidden
+            matrices = (shape.inputs + 1) * (shape.latent or config.width) * shape.hidden
+            idle += (shape.experts - shape.top_k) * matrices
     assert counts.total - counts.active == idle
 
 

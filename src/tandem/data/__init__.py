@@ -2,6 +2,7 @@
 
 from tandem.data.baselines import compression_baselines
 from tandem.data.batches import Batch
+from tandem.data.chat_template import has_chat_template
 from tandem.data.corpora import (
     CLASSICS_FILE,
     Corpus,
@@ -17,10 +18,13 @@ from tandem.data.corpora import (
     write_classics,
 )
 from tandem.data.documents import Document, read_documents, write_documents
+from tandem.data.json_object import read_json_object
 from tandem.data.packing import Packer, Source
+from tandem.data.pretrained_tokenizer import PretrainedTokenizer
 from tandem.data.quality import QualityClassifier
 from tandem.data.semantic import drop_semantic_duplicates
 from tandem.data.shards import ShardSet, open_shards, write_shards
+from tandem.data.text_tokenizer import TextDecoder, TextTokenizer, is_thinking
 from tandem.data.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
 from tandem.data.tokenizing import tokenize_corpus, train_tokenizer
 from tandem.data.validation import ValidationBatches, validation_batches
@@ -33,11 +37,14 @@ __all__ = [
     "Document",
     "Packer",
     "PreparedCorpus",
+    "PretrainedTokenizer",
     "QualityClassifier",
     "ShardSet",
     "Source",
     "Stage",
     "StreamDecoder",
+    "TextDecoder",
+    "TextTokenizer",
     "Tokenizer",
     "ValidationBatches",
     "cache_directory",
@@ -45,10 +52,13 @@ __all__ = [
     "corpora",
     "corpus",
     "drop_semantic_duplicates",
+    "has_chat_template",
+    "is_thinking",
     "open_shards",
     "prepare",
     "print_corpus",
     "read_documents",
+    "read_json_object",
     "read_text_file",
     "text_corpus",
     "tokenize_corpus",

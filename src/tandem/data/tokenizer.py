@@ -6,7 +6,7 @@ digit by digit: merged digits make arithmetic depend on how a number happened to
 
 import codecs
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,11 +30,26 @@ SMALLEST_VOCABULARY = RESERVED + 256
 _PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def _bytes_of_characters() -> dict[str, int]:
+def bytes_of_characters() -> dict[str, int]:
     """Inverse of the printable alphabet in which byte-level BPE writes its tokens (GPT-2, Radford et al. 2019)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + k): byte for k, byte in enumerate(hidden)}
+
+
+def read_backend(file: Path, remedy: str) -> tokenizers.Tokenizer:
+    """Reads a `tokenizer.json`.
+
+    Raises:
+        ValueError: no such file, or no tokenizer; the message ends in the remedy.
+    """
+    if not file.is_file():
+        raise ValueError(f"tokenizer.path={file} does not exist; {remedy}")
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust side raises bare Exception for every unreadable file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tokenizer.path={file} is no tokenizer ({reason}); {remedy}") from error
 
 
 class Tokenizer:
@@ -47,6 +62,7 @@ class Tokenizer:
 
     pad_id, bos_id, eos_id, system_id, user_id, assistant_id = range(6)
     think_id, end_think_id, tool_id, end_tool_id, result_id, end_result_id = range(6, 12)
+    stop_ids = frozenset((eos_id, system_id, user_id, assistant_id))  # the end of a text, and marks of another turn
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """Wraps a byte-level `tokenizers.Tokenizer` whose first 32 ids are SPECIAL_TOKENS.
@@ -64,7 +80,7 @@ class Tokenizer:
         # Text from a user must not be able to write a turn marker: specials enter as ids, never as strings.
         backend.encode_special_tokens = True
         self.backend = backend
-        to_byte = _bytes_of_characters()
+        to_byte = bytes_of_characters()
         tokens = (backend.id_to_token(k) or "" for k in range(RESERVED, backend.get_vocab_size()))
         self._bytes = [b""] * RESERVED + [bytes(to_byte[character] for character in token) for token in tokens]
 
@@ -105,16 +121,7 @@ class Tokenizer:
             ValueError: no such file, not a tokenizer, or other reserved ids.
         """
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise ValueError(f"tokenizer.path={file} does not exist; make it with `tandem data tokenize`")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the Rust side raises bare Exception for every unreadable file
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"tokenizer.path={file} is no tokenizer ({reason}); make it again with `tandem data tokenize`"
-            ) from error
-        return cls(backend)
+        return cls(read_backend(file, "make it with `tandem data tokenize`"))
 
     def save(self, path: Path | str) -> Path:
         """Writes `tokenizer.json` atomically (into `path` when it is a directory); returns the file."""
@@ -136,6 +143,27 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos or eos, and `<think>` in the text is seven characters, not id 6."""
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def start_of_text(self) -> int:
+        """`<bos>`."""
+        return self.bos_id
+
+    def text_ids(self, text: str) -> list[int]:
+        """`<bos>` and the text."""
+        return [self.bos_id, *self.encode(text)]
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, str]], thinking: str = "auto") -> list[int]:
+        """Ids of a conversation up to the assistant's next answer: `<bos> (<role> content <eos>)* <assistant>`.
+
+        Behind it an empty `<think></think>` block makes a model answer at once ("short"), an open one makes it think
+        first ("long").
+        """
+        role_id = {"system": self.system_id, "user": self.user_id, "assistant": self.assistant_id}
+        ids = [self.bos_id]
+        for message in messages:
+            ids += [role_id[message["role"]], *self.encode(message["content"]), self.eos_id]
+        marks = {"short": [self.think_id, self.end_think_id], "long": [self.think_id]}
+        return [*ids, self.assistant_id, *marks.get(thinking, [])]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tandem.data.batches import Batch, make_batch
 from tandem.data.shards import ShardSet
-from tandem.data.tokenizer import Tokenizer
+from tandem.data.text_tokenizer import TextTokenizer
 
 
 class ValidationBatches:
@@ -59,7 +59,7 @@ class ValidationBatches:
             for start in range(0, len(ids) - 1, self.context):
                 yield ids[start : start + self.context + 1]
 
-    def text(self, tokenizer: Tokenizer) -> bytes:
+    def text(self, tokenizer: TextTokenizer) -> bytes:
         """The scored text itself, documents joined without separator: `bytes` bytes, for `compression_baselines`."""
         return b"".join(
             tokenizer.decode(self.shards.document(index).tolist()).encode() for index in range(self.documents)

@@ -1,7 +1,8 @@
 """A model as a directory: `model.safetensors`, `config.json` and `tokenizer.json`, written whole or not at all.
 
 `config.json` is `ModelConfig.to_dict()` with three keys of its own: format, version and chat (the model was tuned on
-conversations). A source is such a directory or the name of a checkpoint inside this package.
+conversations). A source is such a directory, the name of a checkpoint inside this package, or a directory in Hugging Face
+format, whose `config.json` has a `model_type` (read by the package `huggingface`).
 """
 
 import json
@@ -15,15 +16,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tandem.data import Tokenizer
+from tandem.data import PretrainedTokenizer, TextTokenizer, Tokenizer, has_chat_template, read_json_object
 from tandem.hub.device import choose_device
+from tandem.hub.dtypes import kept_dtype
+from tandem.hub.huggingface import MODEL_TYPES, load_model, model_config
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
 _FORMAT, _VERSION = "tandem", 1
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SUPPORTED = "this version loads directories written by `LanguageModel.save` and bundled checkpoints"
+_TOKENIZER_CONFIG = "tokenizer_config.json"  # of released models; our own tokenizer needs none
+_SUPPORTED = (
+    "this version loads directories written by `LanguageModel.save`, bundled checkpoints, and directories in Hugging Face "
+    f"format of {', '.join(MODEL_TYPES)}"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +41,7 @@ class SavedConfig:
 
 
 def save(
-    model: HybridLM, tokenizer: Tokenizer, directory: str | Path, *, dtype: str | None = None, chat: bool = False
+    model: HybridLM, tokenizer: TextTokenizer, directory: str | Path, *, dtype: str | None = None, chat: bool = False
 ) -> Path:
     """Writes a model directory atomically, replacing an older model there; returns its path.
 
@@ -52,7 +58,7 @@ def save(
     with atomic_directory(target) as temporary:
         save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt"})
         (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tokenizer.save(temporary / _TOKENIZER)
+        tokenizer.save(temporary)
         # safetensors makes its file private to the user, which would lock others out of a shared or installed model.
         (temporary / _WEIGHTS).chmod((temporary / _CONFIG).stat().st_mode)
     return target
@@ -60,44 +66,72 @@ def save(
 
 def load(
     source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None
-) -> tuple[HybridLM, Tokenizer, ModelConfig]:
-    """Reads a model directory of ours, or a bundled checkpoint by its name; the model comes in eval mode.
+) -> tuple[HybridLM, TextTokenizer, ModelConfig]:
+    """Reads a model directory, or a bundled checkpoint by its name; the model comes in eval mode.
 
     Args:
         dtype: as in `save`; None keeps the dtypes of the file.
         device: see `choose_device`; None is the CPU.
     Raises:
-        ValueError: no such source, a missing, damaged or foreign file, weights that do not fit the config (named), or a
-            device that is not here.
+        ValueError: no such source, a missing, damaged or unknown file, an option of a released model that is not
+            supported, weights that do not fit the config (named), or a device that is not here.
     """
     place = choose_device(device)
     directory = find(source)
-    config = read_config(directory).model
-    tokenizer = Tokenizer.load(_file(directory, _TOKENIZER))
-    if tokenizer.vocab_size > config.vocab_size:
+    saved = read_config(directory)
+    plain = read_json_object(directory / _CONFIG)
+    tokenizer = _tokenizer(directory, plain)
+    if tokenizer.vocab_size > saved.model.vocab_size:
         raise ValueError(
-            f"{directory / _TOKENIZER} has {tokenizer.vocab_size} ids for config.vocab_size={config.vocab_size}; "
+            f"{directory / _TOKENIZER} has {tokenizer.vocab_size} ids for config.vocab_size={saved.model.vocab_size}; "
             "use the tokenizer.json that was saved with the model"
         )
+    model = _load(directory, saved.model, dtype) if _is_ours(plain) else load_model(directory, plain, dtype)
+    return model.to(place).eval(), tokenizer, saved.model
+
+
+def _load(directory: Path, config: ModelConfig, dtype: str | None) -> HybridLM:
+    """A model that `save` wrote."""
     tensors = _read_tensors(_file(directory, _WEIGHTS))
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
         model = HybridLM(config)
     _check_fit(directory / _WEIGHTS, model.state_dict(), tensors)
     model.load_state_dict({name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}, assign=True)
-    return model.to(place).eval(), tokenizer, config
+    return model
+
+
+def _tokenizer(directory: Path, plain: dict[str, Any]) -> TextTokenizer:
+    file = _file(directory, _TOKENIZER)
+    is_released = not _is_ours(plain) or (directory / _TOKENIZER_CONFIG).is_file()
+    return PretrainedTokenizer.load(directory) if is_released else Tokenizer.load(file)
 
 
 def read_config(source: str | Path) -> SavedConfig:
     """Reads only `config.json` of a source.
 
     Raises:
-        ValueError: no such source, or a config that is not ours or of a later version.
+        ValueError: no such source, or a config that is unknown, of a later version, or of a released model that cannot be
+            expressed.
     """
     file = _file(find(source), _CONFIG)
-    plain = _read_json(file)
-    if plain.pop("format", None) != _FORMAT:
-        kind = f"a Hugging Face config of model_type={plain['model_type']!r}" if "model_type" in plain else "not ours"
-        raise ValueError(f"{file} is {kind}; {_SUPPORTED}")
+    plain = read_json_object(file)
+    if _is_ours(plain):
+        return _own_config(file, plain)
+    if "model_type" not in plain:
+        raise ValueError(f"{file} is not ours and has no model_type; {_SUPPORTED}")
+    try:
+        config = model_config(plain)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return SavedConfig(model=config, chat=has_chat_template(file.parent))
+
+
+def _is_ours(plain: dict[str, Any]) -> bool:
+    return plain.get("format") == _FORMAT
+
+
+def _own_config(file: Path, plain: dict[str, Any]) -> SavedConfig:
+    del plain["format"]
     version, chat = plain.pop("version", None), plain.pop("chat", False)
     if version != _VERSION:
         raise ValueError(f"{file} has version={version!r}, this Tandem reads {_VERSION}; upgrade with pip")
@@ -138,24 +172,25 @@ def _check_target(target: Path) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"directory={str(target)!r} is a file; choose a new or empty directory")
     names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
-    foreign = sorted(names - {_CONFIG, _WEIGHTS, _TOKENIZER})
+    foreign = sorted(names - {_CONFIG, _WEIGHTS, _TOKENIZER, _TOKENIZER_CONFIG})
     if foreign or (names and _CONFIG not in names):
         found = (foreign or sorted(names))[0]
         raise ValueError(
             f"directory={str(target)!r} holds {found!r} and is not a model directory; choose a new or empty directory"
         )
     if names:
-        read_config(target)
+        plain = read_json_object(target / _CONFIG)
+        if not _is_ours(plain):
+            kind = (
+                f"a Hugging Face config of model_type={plain['model_type']!r}" if "model_type" in plain else "not ours"
+            )
+            raise ValueError(f"{target / _CONFIG} is {kind}, and only models written by `save` are replaced")
+        _own_config(target / _CONFIG, plain)
     return target
 
 
 def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
-    if dtype is None or not tensor.is_floating_point():
-        return tensor
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype={dtype!r} is unknown; use one of {', '.join(_DTYPES)}")
-    # The island never goes below float32: decays and step sizes rounded to bfloat16 change how long a state remembers.
-    return tensor.to(torch.float32 if "island" in name.split(".") else _DTYPES[dtype])
+    return tensor.to(kept_dtype(name, tensor.dtype, dtype))
 
 
 def _file(directory: Path, name: str) -> Path:
@@ -163,16 +198,6 @@ def _file(directory: Path, name: str) -> Path:
     if not file.is_file():
         raise ValueError(f"{file} is missing; {_SUPPORTED}")
     return file
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); copy the model directory again") from error
-    if not isinstance(plain, dict):
-        raise ValueError(f"{file} holds a JSON {type(plain).__name__}, not an object; {_SUPPORTED}")
-    return plain
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

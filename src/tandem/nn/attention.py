@@ -18,8 +18,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         self.width = width
-        self.qkv = Linear(width, (config.heads + 2 * config.kv_heads) * config.head_width)
-        self.out = Linear(config.heads * config.head_width, width)
+        self.qkv = Linear(width, (config.heads + 2 * config.kv_heads) * config.head_width, config.bias)
+        self.out = Linear(config.heads * config.head_width, width, config.out_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, eps)
             self.k_norm = RMSNorm(config.head_width, eps)
@@ -31,15 +31,16 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: KVSlots | None = None) -> Tensor:
         """Mixes tokens; with a state, appends to it and reads from it."""
-        heads, kv_heads = self.config.heads, self.config.kv_heads
+        heads, kv_heads, scale = self.config.heads, self.config.kv_heads, self.config.scale
         qkv = self.qkv(x_TD).unflatten(-1, (-1, self.config.head_width))
         q_THP, k_TGP, v_TGP = qkv.split([heads, kv_heads, kv_heads], dim=1)
         q_THP, k_TGP = self._positions(q_THP, k_TGP, layout)
         if state is None:
-            y_THP = causal_attention(q_THP, k_TGP, v_TGP, layout)
+            y_THP = causal_attention(q_THP, k_TGP, v_TGP, layout, scale)
         else:
             state.append(k_TGP, v_TGP, layout)
-            y_THP = cached_attention(q_THP, state.k_SLGP.to(q_THP.dtype), state.v_SLGP.to(q_THP.dtype), layout)
+            k_SLGP, v_SLGP = state.k_SLGP.to(q_THP.dtype), state.v_SLGP.to(q_THP.dtype)
+            y_THP = cached_attention(q_THP, k_SLGP, v_SLGP, layout, scale)
         return self.out(y_THP.flatten(1))
 
     def _positions(self, q_THP: Tensor, k_TGP: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
@@ -47,8 +48,8 @@ class Attention(nn.Module):
         if config.qk_norm and config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
         if config.rope:
-            q_THP = rotary(q_THP, layout.position_T, config.rotary_base)
-            k_TGP = rotary(k_TGP, layout.position_T, config.rotary_base)
+            q_THP = rotary(q_THP, layout.position_T, config.rotary_base, config.rotary_width)
+            k_TGP = rotary(k_TGP, layout.position_T, config.rotary_base, config.rotary_width)
         if config.qk_norm and not config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
         return q_THP, k_TGP

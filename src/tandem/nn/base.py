@@ -12,19 +12,22 @@ from tandem.ops import linear, rms_norm
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ without bias; the weight is cast to x's dtype, so parameters may stay float32 under bf16 arithmetic."""
+    """y = x Wᵀ (+ b); parameters are cast to x's dtype, so they may stay float32 under bf16 arithmetic."""
 
-    def __init__(self, width_in: int, width_out: int) -> None:
+    def __init__(self, width_in: int, width_out: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width_out, width_in))
+        self.bias = nn.Parameter(torch.empty(width_out)) if bias else None
 
     def init_weights(self, scale: float = 1.0) -> None:
-        """Normal with standard deviation scale / sqrt(inputs)."""
+        """Normal with standard deviation scale / sqrt(inputs); a bias of zeros."""
         nn.init.normal_(self.weight, std=scale / self.weight.shape[1] ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps the last dimension."""
-        return linear(x, self.weight)
+        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -6,6 +6,7 @@ module; nothing is looked up by string.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from tandem.nn.pattern import parse_pattern
+from tandem.ops import ACTIVATIONS, GATED, RoutingRule
 
 
 def _divisors(number: int) -> list[int]:
@@ -26,6 +28,18 @@ def _require_positive(prefix: str, config: Any, *fields: str) -> None:
             raise ValueError(f"{prefix}.{name}={value} must be 1 or more")
 
 
+def _require_above_zero(prefix: str, config: Any, *fields: str) -> None:
+    for name in fields:
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{prefix}.{name}={value} must be a number above 0")
+
+
+def _require_activation(prefix: str, name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{prefix}.activation={name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionConfig:
     """Grouped-query attention: `heads` query heads share `kv_heads` keys and values.
@@ -36,6 +50,9 @@ class AttentionConfig:
         rope_base: base of the rotary angles at alpha 1.
         rope_alpha: NTK factor; the base becomes rope_base * alpha ** (d / (d - 2)) for head width d (TurboS: 1 at
             4K, 50 at 32K, 1000 at 256K).
+        rotary_width: how many of a head's first channels RoPE turns (Bamba: half of them); all when None.
+        bias: queries, keys and values have one; out_bias: so has the output.
+        scale: factor of the scores before the softmax (Granite's attention_multiplier); head_width ** -0.5 when None.
     """
 
     heads: int
@@ -46,6 +63,10 @@ class AttentionConfig:
     rope: bool = True
     rope_base: float = 10_000.0
     rope_alpha: float = 1.0
+    rotary_width: int | None = None
+    bias: bool = False
+    out_bias: bool = False
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         _require_positive("attention", self, "heads", "kv_heads", "head_width")
@@ -54,15 +75,22 @@ class AttentionConfig:
                 f"attention.kv_heads={self.kv_heads} does not divide attention.heads={self.heads}; "
                 f"use one of {_divisors(self.heads)}"
             )
-        if self.rope and self.head_width % 2:
+        if self.scale is not None:
+            _require_above_zero("attention", self, "scale")
+        if self.rotary_width is not None and (self.rotary_width % 2 or not 2 <= self.rotary_width <= self.head_width):
+            raise ValueError(
+                f"attention.rotary_width={self.rotary_width} must be even, 2 or more and at most "
+                f"attention.head_width={self.head_width}"
+            )
+        if self.rope and self.rotary_width is None and self.head_width % 2:
             raise ValueError(f"attention.head_width={self.head_width} is odd; RoPE turns pairs, use an even width")
         if self.rope_alpha < 1:
             raise ValueError(f"attention.rope_alpha={self.rope_alpha} is below 1; use 1 for the trained context")
 
     @property
     def rotary_base(self) -> float:
-        """The base in force: rope_base * rope_alpha ** (d / (d - 2)); TurboS §2."""
-        width = self.head_width
+        """The base in force: rope_base * rope_alpha ** (d / (d - 2)) for d channels that turn; TurboS §2."""
+        width = self.rotary_width or self.head_width
         return self.rope_base * self.rope_alpha ** (width / max(width - 2, 1))
 
 
@@ -76,6 +104,10 @@ class MambaConfig:
         chunk: tokens the scan handles as one block of matrix products; results do not depend on it.
         norm_groups: groups of the gated RMSNorm; the same as `groups` when None.
         dt_min, dt_max: range of the step sizes at initialization.
+        step_min, step_max: every step size is kept between them, after softplus, in training, prefill and decoding alike;
+            no upper limit when None. (`transformers` and mamba_ssm leave the limits out in a decode step, so that theirs
+            depends on how a text was cut; here prefill and decoding equal one forward pass.)
+        conv_bias: the convolution has a bias; bias: so have the projections in and out.
     """
 
     heads: int
@@ -87,6 +119,10 @@ class MambaConfig:
     norm_groups: int | None = None
     dt_min: float = 1e-3
     dt_max: float = 1e-1
+    step_min: float = 0.0
+    step_max: float | None = None
+    conv_bias: bool = True
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _require_positive("mamba", self, "heads", "head_width", "state", "groups", "conv", "chunk")
@@ -99,11 +135,19 @@ class MambaConfig:
             raise ValueError(f"mamba.norm_groups={self.norm_groups} does not divide heads * head_width={self.inner}")
         if not 0 < self.dt_min <= self.dt_max:
             raise ValueError(f"mamba.dt_min={self.dt_min} must be above 0 and at most mamba.dt_max={self.dt_max}")
+        least, most = self.step_limits
+        if not 0 <= least < most:
+            raise ValueError(f"mamba.step_min={least} must be 0 or more and below mamba.step_max={self.step_max}")
 
     @property
     def inner(self) -> int:
         """Width of x and z: heads * head_width."""
         return self.heads * self.head_width
+
+    @property
+    def step_limits(self) -> tuple[float, float]:
+        """Least and greatest step size."""
+        return self.step_min, math.inf if self.step_max is None else self.step_max
 
     @property
     def conv_width(self) -> int:
@@ -113,19 +157,42 @@ class MambaConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseConfig:
-    """One SwiGLU feed-forward of width `hidden`."""
+    """One feed-forward of width `hidden`.
+
+    Attributes:
+        activation: swiglu, geglu, geglu_tanh and reglu are gated, with two matrices into the hidden width; relu2, silu, gelu,
+            gelu_tanh and relu have one.
+        bias: both maps have one.
+    """
 
     hidden: int
+    activation: str = "swiglu"
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _require_positive("dense", self, "hidden")
+        _require_activation("dense", self.activation)
+
+    @property
+    def inputs(self) -> int:
+        """Matrices into the hidden width: 2 with a gate, else 1."""
+        return 2 if self.activation in GATED else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoEConfig:
-    """A mixture of `experts` SwiGLU experts of width `hidden`, `top_k` active a token, beside `shared` that always are.
+    """A mixture of `experts` experts of width `hidden`, `top_k` active a token, beside `shared` that always are.
 
     Attributes:
+        shared_hidden: width of the shared experts together; shared * hidden when None.
+        activation: of all experts, as in `DenseConfig`.
+        bias: the shared expert and the maps to and from `latent` have one; the routed experts never do.
+        scores: "softmax" over all experts, or "sigmoid" of each, which then need not add up to anything.
+        renormalize: weights of the chosen experts are divided by their sum; routed_scale: then multiplied by this.
+        expert_groups, top_groups: experts lie in equal groups and a token chooses among the best `top_groups`, ranked by
+            the sum of their two best scores (DeepSeek-V3, arXiv 2412.19437 §2.1.2); 1 and 1 is free choice.
+        latent: width in which the routed experts work, between a map from the model's width and one back to it; None is
+            the model's width and no maps.
         capacity_factor: in training only, an expert takes at most ceil(factor * top_k * T / experts) tokens and the
             overflow is recycled to experts with room (Hunyuan-Large); None is dropless.
         balance_weight: factor of the balance loss E² · mean_e(f_e · p_e), averaged over layers.
@@ -141,9 +208,28 @@ class MoEConfig:
     balance_weight: float = 0.01
     selection_bias: bool = False
     bias_rate: float = 1e-3
+    shared_hidden: int | None = None
+    activation: str = "swiglu"
+    bias: bool = False
+    scores: str = "softmax"
+    renormalize: bool = True
+    routed_scale: float = 1.0
+    expert_groups: int = 1
+    top_groups: int = 1
+    latent: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("moe", self, "experts", "top_k", "hidden")
+        _require_positive("moe", self, "experts", "top_k", "hidden", "expert_groups", "top_groups")
+        _require_activation("moe", self.activation)
+        _require_above_zero("moe", self, "routed_scale")
+        for name in ("shared_hidden", "latent"):
+            if getattr(self, name) is not None:
+                _require_positive("moe", self, name)
+        if self.shared_hidden is not None and not self.shared:
+            raise ValueError(f"moe.shared_hidden={self.shared_hidden} but moe.shared=0; use 1, or leave the width out")
+        if self.scores not in ("softmax", "sigmoid"):
+            raise ValueError(f"moe.scores={self.scores!r} is unknown; use softmax or sigmoid")
+        self._check_groups()
         if self.top_k > self.experts:
             raise ValueError(f"moe.top_k={self.top_k} is above moe.experts={self.experts}; choose at most all of them")
         if self.shared < 0:
@@ -153,6 +239,41 @@ class MoEConfig:
                 f"moe.capacity_factor={self.capacity_factor} is below 1, so experts could not hold all tokens; "
                 "use 1 or more, or null for dropless"
             )
+
+    def _check_groups(self) -> None:
+        if self.experts % self.expert_groups:
+            raise ValueError(
+                f"moe.expert_groups={self.expert_groups} does not divide moe.experts={self.experts}; "
+                f"use one of {_divisors(self.experts)}"
+            )
+        open_experts = self.experts // self.expert_groups * self.top_groups
+        if self.top_groups > self.expert_groups or open_experts < self.top_k:
+            raise ValueError(
+                f"moe.top_groups={self.top_groups} of {self.expert_groups} groups leaves {open_experts} of "
+                f"{self.experts} experts for moe.top_k={self.top_k}; use at most all groups, and enough of them"
+            )
+
+    @property
+    def inputs(self) -> int:
+        """Matrices into an expert's hidden width: 2 with a gate, else 1."""
+        return 2 if self.activation in GATED else 1
+
+    @property
+    def shared_width(self) -> int:
+        """Width of the shared experts together, 0 without any."""
+        return self.shared * self.hidden if self.shared_hidden is None else self.shared_hidden
+
+    @property
+    def shared_dense(self) -> DenseConfig | None:
+        """Shape of the shared experts, which are one dense feed-forward; None without any."""
+        if not self.shared:
+            return None
+        return DenseConfig(hidden=self.shared_width, activation=self.activation, bias=self.bias)
+
+    @property
+    def rule(self) -> RoutingRule:
+        """How scores become choices and weights."""
+        return RoutingRule(self.scores, self.renormalize, self.routed_scale, self.expert_groups, self.top_groups)
 
 
 FeedForwardConfig = DenseConfig | MoEConfig
@@ -166,6 +287,8 @@ class ModelConfig:
         pattern: the language of layers, e.g. "(MF)3 AMF"; see docs/layers.md.
         ffn: shape of every `F`; experts: shape of every `E`, for models that mix dense and experts.
         context: longest sequence it is meant for; generation refuses to go beyond it.
+        embedding_scale: factor of the embedding; residual_scale: of what each layer adds to the residual stream;
+            logit_scale: of the logits (Granite's embedding_multiplier, residual_multiplier and 1 / logits_scaling).
     """
 
     vocab_size: int
@@ -178,9 +301,13 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
     context: int = 4096
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _require_positive("model", self, "vocab_size", "width", "context")
+        _require_above_zero("model", self, "embedding_scale", "residual_scale", "logit_scale")
         needs = {"A": "attention", "M": "mamba", "F": "ffn", "E": "experts"}
         for symbol in dict.fromkeys(self.layers):
             if symbol not in needs:

@@ -75,12 +75,13 @@ class Loss(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One residual sub-layer: x + mixer(norm(x)). The residual stream keeps its dtype; the mixer runs in `dtype`."""
+    """One residual sub-layer: x + scale · mixer(norm(x)). The residual stream keeps its dtype; the mixer runs in `dtype`."""
 
     def __init__(self, config: ModelConfig, symbol: str) -> None:
         super().__init__()
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.mixer = _mixer(config, symbol)
+        self.scale = config.residual_scale
 
     def forward(
         self,
@@ -95,8 +96,9 @@ class Layer(nn.Module):
         normed_TD = self.norm(x_TD, dtype=dtype)
         if isinstance(self.mixer, MixtureOfExperts):
             y_TD, routing = self.mixer(normed_TD, layout, route_TK=route_TK)
-            return x_TD + y_TD, routing
-        return x_TD + self.mixer(normed_TD, layout, state.layers[index] if state else None), None
+            return torch.add(x_TD, y_TD, alpha=self.scale), routing
+        y_TD = self.mixer(normed_TD, layout, state.layers[index] if state else None)
+        return torch.add(x_TD, y_TD, alpha=self.scale), None
 
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations of the mixer."""
@@ -105,6 +107,10 @@ class Layer(nn.Module):
     def state_bytes(self, context: int, value_bytes: int = 2) -> int:
         """Bytes of decode state of one sequence of `context` tokens."""
         return self.mixer.state_bytes(context, value_bytes)
+
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor
 
 
 def _mixer(config: ModelConfig, symbol: str) -> Attention | Mamba | Dense | MixtureOfExperts:
@@ -181,7 +187,7 @@ class HybridLM(nn.Module):
         replay = iter(routes or ())
         routings: list[Routing] = []
         with torch.autocast(device, enabled=False):
-            x_TD = F.embedding(tokens_T, self.embedding)
+            x_TD = _scaled(F.embedding(tokens_T, self.embedding), self.config.embedding_scale)
             for index, layer in enumerate(self.layers):
                 route = next(replay) if routes and isinstance(layer.mixer, MixtureOfExperts) else None
                 x_TD, routing = layer(x_TD, layout, state, index, dtype, route)
@@ -194,7 +200,7 @@ class HybridLM(nn.Module):
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Applies the head, which is the embedding when they are tied."""
-        return linear(x_TD, self._head())
+        return linear(_scaled(x_TD, self.config.logit_scale), self._head())
 
     def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
         """Logits after each document's last token, logits_SV; the others are never computed."""
@@ -213,6 +219,7 @@ class HybridLM(nn.Module):
         x_TD, aux = self.hidden(tokens_T, layout, routes=routes)
         weights_T = torch.ones(len(tokens_T), device=tokens_T.device) if weights_T is None else weights_T
         with torch.autocast(tokens_T.device.type, enabled=False):
+            x_TD = _scaled(x_TD, self.config.logit_scale)
             nll_sum = blockwise_cross_entropy(x_TD, self._head(), targets_T, weights_T)
         weight_sum = weights_T.sum()
         if self.training and aux.expert_load is not None:

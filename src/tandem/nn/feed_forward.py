@@ -1,4 +1,4 @@
-"""Feed-forward layers: one SwiGLU, or a mixture of them as in TurboS (one shared, the rest routed).
+"""Feed-forward layers: a dense one, or a mixture of them as in TurboS (one shared, the rest routed).
 
 Shapes: T tokens, D width, E experts, K experts a token, F expert width.
 """
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear
 from tandem.nn.config import DenseConfig, MoEConfig
-from tandem.ops import SequenceLayout, mixture, route, route_weights, routed_experts, swiglu
+from tandem.ops import ACTIVATIONS, SOFTMAX, SequenceLayout, mixture, route, route_weights, routed_experts
 
 
 class Dense(nn.Module):
-    """y = W_down (silu(W_gate x) · W_up x), without biases."""
+    """y = W_down act(W_gate_up x); with SwiGLU, act is silu(W_gate x) · W_up x, the two matrices side by side."""
 
     def __init__(self, config: DenseConfig, width: int) -> None:
         super().__init__()
         self.config = config
         self.width = width
-        self.gate_up = Linear(width, 2 * config.hidden)
-        self.down = Linear(config.hidden, width)
+        self.gate_up = Linear(width, config.inputs * config.hidden, config.bias)
+        self.down = Linear(config.hidden, width, config.bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def init_weights(self, residual_scale: float) -> None:
         """Fan-in normal; the output shrinks with depth."""
@@ -32,11 +33,11 @@ class Dense(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: None = None) -> Tensor:
         """Maps each token by itself."""
-        return self.down(swiglu(self.gate_up(x_TD)))
+        return self.down(self.activation(self.gate_up(x_TD)))
 
     def flops(self, layout: SequenceLayout) -> int:
-        """Forward operations: 6·D·F a token."""
-        return 6 * self.width * self.config.hidden * layout.tokens
+        """Forward operations: 6·D·F a token, 4·D·F without a gate."""
+        return 2 * (self.config.inputs + 1) * self.width * self.config.hidden * layout.tokens
 
     def state_bytes(self, context: int, value_bytes: int = 2) -> int:
         """Nothing is kept."""
@@ -52,8 +53,8 @@ class Routing(NamedTuple):
 
     Attributes:
         expert_TK: chosen experts, after recycling.
-        weight_TK: how much each of them counts; adds up to 1 over K.
-        scores_TE: probabilities of all experts.
+        weight_TK: how much each of them counts; adds up to 1 over K unless the config says otherwise.
+        scores_TE: probabilities of all experts, or their sigmoids.
     """
 
     expert_TK: Tensor
@@ -104,27 +105,37 @@ class Experts(nn.Module):
 
     def __init__(self, config: MoEConfig, width: int) -> None:
         super().__init__()
-        self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, 2 * config.hidden))
+        self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, config.inputs * config.hidden))
         self.down_EFD = nn.Parameter(torch.empty(config.experts, config.hidden, width))
 
 
 class MixtureOfExperts(nn.Module):
-    """y = shared(x) + Σ_{e in top-k} p_e expert_e(x), p a float32 softmax renormalized over the chosen (TurboS §2)."""
+    """y = shared(x) + Σ_{e in top-k} p_e expert_e(x), p a float32 softmax renormalized over the chosen (TurboS §2).
+
+    The config may have other scores and weights, and experts that work in a narrower, latent width.
+    """
 
     def __init__(self, config: MoEConfig, width: int) -> None:
         super().__init__()
         self.config = config
         self.width = width
         self.island = RouterIsland(config.experts, width, config.selection_bias)
-        self.experts = Experts(config, width)
-        self.shared = Dense(DenseConfig(hidden=config.shared * config.hidden), width) if config.shared else None
+        self.experts = Experts(config, config.latent or width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.into_latent = Linear(width, config.latent, config.bias) if config.latent else nn.Identity()
+        self.from_latent = Linear(config.latent, width, config.bias) if config.latent else nn.Identity()
+        self.shared = Dense(config.shared_dense, width) if config.shared_dense else None
+        self.is_plain = _is_plain(config)
         self.generator: torch.Generator | None = None  # of recycling; the model sets one for all layers
 
     def init_weights(self, residual_scale: float) -> None:
         """Fan-in normal; routers start small, so that experts start equal."""
         nn.init.normal_(self.island.weight, std=0.1 / self.width**0.5)
-        nn.init.normal_(self.experts.gate_up_EDF, std=self.width**-0.5)
+        nn.init.normal_(self.experts.gate_up_EDF, std=self.experts.gate_up_EDF.shape[1] ** -0.5)
         nn.init.normal_(self.experts.down_EFD, std=residual_scale / self.config.hidden**0.5)
+        for latent in (self.into_latent, self.from_latent):
+            if isinstance(latent, Linear):
+                latent.init_weights()
         if self.shared:
             self.shared.init_weights(residual_scale)
 
@@ -137,7 +148,7 @@ class MixtureOfExperts(nn.Module):
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
         experts, shared, island = self.experts, self.shared, self.island
-        if route_TK is None and not self.training:  # nothing comes between choosing experts and using them
+        if self.is_plain and route_TK is None and not self.training:  # nothing between choosing experts and using them
             y_TD, *choice = mixture(
                 x_TD,
                 (island.weight, island.bias_E, self.config.top_k),
@@ -146,20 +157,23 @@ class MixtureOfExperts(nn.Module):
             )
             return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
-        y_TD = routed_experts(x_TD, routing.expert_TK, routing.weight_TK, experts.gate_up_EDF, experts.down_EFD)
+        matrices = (experts.gate_up_EDF, experts.down_EFD)
+        rows_TL = self.into_latent(x_TD)
+        y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation)
+        y_TD = self.from_latent(y_TL)
         if shared:
             y_TD = y_TD + shared(x_TD, layout)
         return y_TD, routing
 
     def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:
         config = self.config
-        routing = Routing(*route(x_TD, self.island.weight, self.island.bias_E, config.top_k))
+        routing = Routing(*route(x_TD, self.island.weight, self.island.bias_E, config.top_k, config.rule))
         if route_TK is None and self.training and config.capacity_factor is not None:
             capacity = math.ceil(config.capacity_factor * config.top_k * len(x_TD) / config.experts)
             route_TK = recycle(routing.expert_TK, config.experts, capacity, self.generator)
         if route_TK is None:
             return routing
-        return Routing(route_TK, route_weights(routing.scores_TE, route_TK), routing.scores_TE)
+        return Routing(route_TK, route_weights(routing.scores_TE, route_TK, config.rule), routing.scores_TE)
 
     @torch.no_grad()
     def update_bias(self, load_E: Tensor) -> None:
@@ -169,10 +183,15 @@ class MixtureOfExperts(nn.Module):
             self.island.bias_E.add_(torch.sign(even - load_E).to(self.island.bias_E), alpha=self.config.bias_rate)
 
     def flops(self, layout: SequenceLayout) -> int:
-        """Forward operations: 6·D·F·(k + S) + 2·D·E a token; experts that are not chosen cost nothing."""
-        config = self.config
-        experts = 6 * self.width * config.hidden * (config.top_k + config.shared)
-        return (experts + 2 * self.width * config.experts) * layout.tokens
+        """Forward operations: 6·D·F·(k + S) + 2·D·E a token; experts that are not chosen cost nothing.
+
+        Without a gate 4 takes the place of 6; experts of a latent width L cost 6·L·F·k and the maps to and fro 4·D·L.
+        """
+        config, width = self.config, self.width
+        each = 2 * (config.inputs + 1)
+        experts = each * (config.latent or width) * config.hidden * config.top_k + each * width * config.shared_width
+        latent = 4 * width * (config.latent or 0)
+        return (experts + latent + 2 * width * config.experts) * layout.tokens
 
     def state_bytes(self, context: int, value_bytes: int = 2) -> int:
         """Nothing is kept."""
@@ -181,6 +200,11 @@ class MixtureOfExperts(nn.Module):
     def state_spec(self) -> dict[str, tuple[int | str, ...]]:
         """Nothing is kept."""
         return {}
+
+
+def _is_plain(config: MoEConfig) -> bool:
+    """Whether `mixture` computes this layer: SwiGLU without biases, softmax scores renormalized, no latent width."""
+    return config.activation == "swiglu" and config.rule == SOFTMAX and not config.bias and config.latent is None
 
 
 def recycle(expert_TK: Tensor, experts: int, capacity: int, generator: torch.Generator | None = None) -> Tensor:

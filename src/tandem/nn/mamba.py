@@ -6,13 +6,12 @@ Shapes: T tokens, D width, I = H P inner width, H heads, P head width, G groups,
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear, RMSNorm
 from tandem.nn.config import MambaConfig
 from tandem.nn.state import SSMSlots
-from tandem.ops import SequenceLayout, causal_conv, conv_halo, mamba_step, ssd_chunked
+from tandem.ops import SequenceLayout, causal_conv, conv_halo, mamba_step, ssd_chunked, step_sizes
 
 
 class DecayIsland(Float32Island):
@@ -36,25 +35,30 @@ class DecayIsland(Float32Island):
 
 
 class Mamba(nn.Module):
-    """[z | x | B | C | dt] = W_in u;  y = ssd(conv(x), dt, A, conv(B), conv(C));  out = W_out norm(y · silu(z))."""
+    """[z | x | B | C | dt] = W_in u;  y = ssd(conv(x), dt, A, conv(B), conv(C));  out = W_out norm(y · silu(z)).
+
+    Step sizes dt pass through softplus and, where the config sets limits, stay between them.
+    """
 
     def __init__(self, config: MambaConfig, width: int, eps: float) -> None:
         super().__init__()
         self.config = config
         self.width = width
-        self.into = Linear(width, config.inner + config.conv_width + config.heads)
+        self.into = Linear(width, config.inner + config.conv_width + config.heads, config.bias)
         self.conv_weight = nn.Parameter(torch.empty(config.conv_width, config.conv))
-        self.conv_bias = nn.Parameter(torch.empty(config.conv_width))
+        self.conv_bias = nn.Parameter(torch.empty(config.conv_width)) if config.conv_bias else None
         self.island = DecayIsland(config.heads)
         self.norm = RMSNorm(config.inner, eps, config.norm_groups or config.groups)
-        self.out = Linear(config.inner, width)
+        self.out = Linear(config.inner, width, config.bias)
+        self.limits = config.step_limits
 
     def init_weights(self, residual_scale: float) -> None:
         """Fan-in normal projections, uniform taps, decays as mamba_ssm."""
         self.into.init_weights()
         self.out.init_weights(residual_scale)
         nn.init.uniform_(self.conv_weight, -(self.config.conv**-0.5), self.config.conv**-0.5)
-        nn.init.zeros_(self.conv_bias)
+        if self.conv_bias is not None:
+            nn.init.zeros_(self.conv_bias)
         self.island.init_weights(self.config.dt_min, self.config.dt_max)
 
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: SSMSlots | None = None) -> Tensor:
@@ -65,7 +69,7 @@ class Mamba(nn.Module):
         z_TI, xBC_TC, dt_TH = self.into(x_TD).split([config.inner, config.conv_width, config.heads], dim=-1)
         inputs = self._convolve(xBC_TC, layout, state)
         x_TI, B_TGN, C_TGN = inputs.split([config.inner, *[config.groups * config.state] * 2], dim=-1)
-        dt_TH = F.softplus(dt_TH.to(self.island.dt_bias.dtype) + self.island.dt_bias)
+        dt_TH = step_sizes(dt_TH, self.island.dt_bias, self.limits)
         y_THP = self._scan(
             x_TI.unflatten(-1, (config.heads, -1)),
             dt_TH,
@@ -77,14 +81,16 @@ class Mamba(nn.Module):
         return self.out(self.norm(y_THP.flatten(1), gate=z_TI))
 
     def _step(self, x_SD: Tensor, state: SSMSlots) -> Tensor:
-        island, norm = self.island, self.norm
+        island, norm, into, out = self.island, self.norm, self.into, self.out
         return mamba_step(
             x_SD,
-            (self.into.weight, self.out.weight, self.conv_weight, self.conv_bias, norm.weight),
+            (into.weight, out.weight, self.conv_weight, self.conv_bias, norm.weight),
             (island.A_log, island.dt_bias, island.D),
             (norm.eps, norm.groups),
             state.halo_SWC,
             state.state_SHPN,
+            self.limits,
+            None if into.bias is None or out.bias is None else (into.bias, out.bias),
         )
 
     def _convolve(self, xBC_TC: Tensor, layout: SequenceLayout, state: SSMSlots | None) -> Tensor:

@@ -1,16 +1,22 @@
 """Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, experts, cross-entropy."""
 
+from tandem.ops.activations import ACTIVATIONS, GATED
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
-from tandem.ops.experts import experts_reference, grouped_matmul, mixture, route, route_weights, routed_experts, swiglu
+from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.linear import linear
-from tandem.ops.mamba_step import mamba_step
+from tandem.ops.mamba_step import mamba_step, step_sizes
 from tandem.ops.norm import rms_norm
+from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
 __all__ = [
+    "ACTIVATIONS",
+    "GATED",
+    "SOFTMAX",
+    "RoutingRule",
     "SequenceLayout",
     "blockwise_cross_entropy",
     "cached_attention",
@@ -32,5 +38,6 @@ __all__ = [
     "ssd_chunked",
     "ssd_reference",
     "ssd_step",
+    "step_sizes",
     "swiglu",
 ]

@@ -14,9 +14,13 @@ from tandem.ops.cpu.decode import attention_step, step_is_supported
 from tandem.ops.layout import SequenceLayout
 
 
-def causal_attention(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, layout: SequenceLayout) -> Tensor:
+def causal_attention(
+    q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, layout: SequenceLayout, scale: float | None = None
+) -> Tensor:
     """Attention of each token to itself and the earlier tokens of its own document.
 
+    Args:
+        scale: factor of the scores before the softmax; P^-0.5 when None.
     Returns:
         y_THP, in q's dtype.
     Raises:
@@ -27,52 +31,63 @@ def causal_attention(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, layout: Sequen
     if q_THP.shape[1] % k_TGP.shape[1]:
         raise ValueError(f"q has {q_THP.shape[1]} heads, not a multiple of the {k_TGP.shape[1]} of k and v")
     if len(set(layout.lengths)) == 1:  # equal documents are one batch
-        return _attend(q_THP, k_TGP, v_TGP, layout.documents)
+        return _attend(q_THP, k_TGP, v_TGP, layout.documents, scale)
     lengths = list(layout.lengths)
     documents = zip(q_THP.split(lengths), k_TGP.split(lengths), v_TGP.split(lengths), strict=True)
-    return torch.cat([_attend(q, k, v, 1) for q, k, v in documents])
+    return torch.cat([_attend(q, k, v, 1, scale) for q, k, v in documents])
 
 
-def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int) -> Tensor:
+def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int, scale: float | None) -> Tensor:
     q, k, v = (t.view(documents, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THP, k_TGP, v_TGP))
-    y_SHTP = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q_THP.shape[1] != k_TGP.shape[1])
+    gqa = q_THP.shape[1] != k_TGP.shape[1]
+    y_SHTP = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa, scale=scale)
     return y_SHTP.transpose(1, 2).reshape(q_THP.shape)
 
 
-def cached_attention(q_THP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, layout: SequenceLayout) -> Tensor:
+def cached_attention(
+    q_THP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, layout: SequenceLayout, scale: float | None = None
+) -> Tensor:
     """Attention of new tokens to a cache that already holds them: slot s of the cache belongs to document s.
 
+    Args:
+        scale: as in `causal_attention`.
     Returns:
         y_THP, in q's dtype.
     """
     gqa = q_THP.shape[1] != k_SLGP.shape[2]
     if layout.is_step:
         if q_THP.dtype == k_SLGP.dtype and step_is_supported(q_THP, k_SLGP, v_SLGP):
-            return attention_step(q_THP, k_SLGP, v_SLGP, [start + 1 for start in layout.starts])
+            return attention_step(q_THP, k_SLGP, v_SLGP, [start + 1 for start in layout.starts], scale)
         longest = max(layout.starts) + 1
         k, v = (t[:, :longest].transpose(1, 2) for t in (k_SLGP, v_SLGP))
         seen = None
         if min(layout.starts) + 1 < longest:
             seen = (torch.arange(longest, device=q_THP.device) <= layout.starts_S[:, None])[:, None, None]
-        return F.scaled_dot_product_attention(q_THP[:, :, None], k, v, attn_mask=seen, enable_gqa=gqa)[:, :, 0]
+        q = q_THP[:, :, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=gqa, scale=scale)[:, :, 0]
     outputs = []
     for slot, (q, start) in enumerate(zip(q_THP.split(list(layout.lengths)), layout.starts, strict=True)):
         end = start + q.shape[0]
         k, v = (t[slot : slot + 1, :end].transpose(1, 2) for t in (k_SLGP, v_SLGP))
         seen = torch.ones(q.shape[0], end, dtype=torch.bool, device=q.device).tril(start) if start else None
         y = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=start == 0, enable_gqa=gqa
+            q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=start == 0, enable_gqa=gqa, scale=scale
         )
         outputs.append(y[0].transpose(0, 1))
     return torch.cat(outputs)
 
 
-def rotary(x_THP: Tensor, position_T: Tensor, base: float) -> Tensor:
-    """Rotary positions: channels i and i + P/2 turn by position · base^(-2i/P); angles in float32 or wider."""
-    half = x_THP.shape[-1] // 2
+def rotary(x_THP: Tensor, position_T: Tensor, base: float, width: int | None = None) -> Tensor:
+    """Rotary positions: channels i and i + W/2 turn by position · base^(-2i/W); angles in float32 or wider.
+
+    Args:
+        width: W, how many of the first channels turn; the others pass through. All P when None.
+    """
+    width = width or x_THP.shape[-1]
+    half = width // 2
     wide = torch.promote_types(torch.float32, x_THP.dtype)
     power = torch.arange(half, dtype=wide, device=x_THP.device) / half
     angle_T1P = (position_T.to(wide)[:, None] * base**-power)[:, None]
     cos, sin = angle_T1P.cos(), angle_T1P.sin()
-    first, second = x_THP[..., :half], x_THP[..., half:]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_THP.dtype)
+    first, second, rest = x_THP[..., :half], x_THP[..., half:width], x_THP[..., width:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x_THP.dtype)

@@ -32,7 +32,7 @@ def causal_conv_reference(
 def causal_conv(
     x_TC: Tensor,
     weight_CW: Tensor,
-    bias_C: Tensor,
+    bias_C: Tensor | None,
     layout: SequenceLayout,
     halo: Tensor | None = None,
     *,
@@ -42,6 +42,7 @@ def causal_conv(
 
     Args:
         weight_CW: taps of each channel, the last one for the current token.
+        bias_C: zeros when None.
         halo: the W - 1 inputs before each document's first token here, halo_SWC; zeros when None.
         silu: pass the result through SiLU.
     Returns:
@@ -51,6 +52,7 @@ def causal_conv(
     """
     if layout.tokens != x_TC.shape[0]:
         raise ValueError(f"layout.lengths add up to {layout.tokens} tokens but x has {x_TC.shape[0]}")
+    bias_C = weight_CW.new_zeros(len(weight_CW)) if bias_C is None else bias_C
     fixed_halo = halo is None or not (halo.requires_grad or halo.dtype != x_TC.dtype)
     if fixed_halo and kernels_for(x_TC, weight_CW, bias_C):
         return cpu_conv(x_TC, weight_CW, bias_C, layout, halo, silu)

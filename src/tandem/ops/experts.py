@@ -1,9 +1,10 @@
-"""Routed SwiGLU experts: tokens sorted by expert, so that each expert is one matrix product.
+"""Routed experts: tokens sorted by expert, so that each expert is one matrix product.
 
 Shapes: T tokens, K experts a token, R rows (one a token and chosen expert, and some padding), E experts, D width, F expert
 width.
 """
 
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 
 import torch
@@ -16,6 +17,7 @@ from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
 from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
 from tandem.ops.linear import linear
+from tandem.ops.routing import route
 from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
@@ -36,12 +38,17 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def experts_reference(
-    x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor
+    x_TD: Tensor,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    activation: Callable[[Tensor], Tensor] = swiglu,
 ) -> Tensor:
     """Each token by itself through each of its experts; `routed_experts` is tested against it."""
     rows = []
     for x_D, experts, weights in zip(x_TD, expert_TK.tolist(), weight_TK, strict=True):
-        outputs = [swiglu(x_D @ gate_up_EDF[e]) @ down_EFD[e] * w for e, w in zip(experts, weights, strict=True)]
+        outputs = [activation(x_D @ gate_up_EDF[e]) @ down_EFD[e] * w for e, w in zip(experts, weights, strict=True)]
         rows.append(torch.stack(outputs).sum(0))
     return torch.stack(rows)
 
@@ -74,37 +81,25 @@ def mixture(
     return y_TD, expert_TK, weight_TK, scores_TE
 
 
-def route(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Chooses experts by softmax(x Wᵀ), in the weight's dtype.
-
-    Args:
-        bias_E: added to the scores that select, not to those that weigh; nothing is added when None.
-    Returns:
-        expert_TK, the chosen experts; weight_TK, their scores renormalized to add up to 1; scores_TE.
-    """
-    scores_TE = torch.softmax(x_TD.to(weight_ED.dtype) @ weight_ED.t(), dim=-1)
-    ranked_TE = scores_TE if bias_E is None else scores_TE + bias_E
-    expert_TK = ranked_TE.detach().topk(top_k, dim=-1).indices
-    return expert_TK, route_weights(scores_TE, expert_TK), scores_TE
-
-
-def route_weights(scores_TE: Tensor, expert_TK: Tensor) -> Tensor:
-    """Scores of the chosen experts, renormalized to add up to 1."""
-    weight_TK = scores_TE.gather(1, expert_TK)
-    return weight_TK / weight_TK.sum(-1, keepdim=True)
-
-
-def routed_experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor) -> Tensor:
+def routed_experts(
+    x_TD: Tensor,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    activation: Callable[[Tensor], Tensor] = swiglu,
+) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:
-        gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F); down_EFD: (E, F, D).
+        gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F), or one, (E, D, F), for an activation
+            without a gate; down_EFD: (E, F, D).
     Returns:
         y_TD, in x's dtype.
     """
     ends, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0], triton_for(x_TD, weight_TK))
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
-    hidden_RF = swiglu(grouped_matmul(rows_RD, gate_up_EDF, ends))
+    hidden_RF = activation(grouped_matmul(rows_RD, gate_up_EDF, ends))
     return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK)
 
 

@@ -15,42 +15,50 @@ from tandem.ops.linear import linear
 from tandem.ops.norm import rms_norm
 from tandem.ops.ssd import ssd_step
 
+ANY_STEP = (0.0, float("inf"))  # limits that no step size reaches
 _FEW = 4  # documents: with more of them a CPU's matrix products are faster than one pass over the weights
 
 
 def mamba_step(
     x_SD: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor],
     decays: tuple[Tensor, Tensor, Tensor],
     norm: tuple[float, int],
     halo_SWC: Tensor,
     state_SHPN: Tensor,
+    limits: tuple[float, float] = ANY_STEP,
+    biases: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """W_out norm(y · silu(z)), y = ssd(silu(conv([x | B | C])), softplus(dt + dt_bias)), [z | x | B | C | dt] = W_in x.
+    """W_out norm(y · silu(z)), y = ssd(silu(conv([x | B | C])), step_sizes(dt)), [z | x | B | C | dt] = W_in x.
 
     Args:
-        weights: of the projections in (2I + 2GN + H, D) and out (D, I), taps (C, W) and bias (C) of the convolution, and
-            of the gated RMSNorm (I).
+        weights: of the projections in (2I + 2GN + H, D) and out (D, I), taps (C, W) and bias (C, or None for zeros) of the
+            convolution, and of the gated RMSNorm (I).
         decays: A_log, dt_bias and D, one of each a head, in float32 or wider.
         norm: eps and number of groups of the RMSNorm.
         halo_SWC: the W - 1 inputs of the convolution before this token; moved on in place.
         state_SHPN: states, float32 or wider; moved on in place.
+        limits: see `step_sizes`.
+        biases: of the projections in and out, if they have any.
     Returns:
         y_SD, in x's dtype.
     """
-    into, out, weight_CW, bias_C, norm_I = weights
+    into, out, weight_CW, bias, norm_I = weights
     A_log_H, dt_bias_H, D_H = decays
-    if _fits(x_SD, weights, decays, halo_SWC, state_SHPN):
-        if len(x_SD) <= _FEW:
-            return cpu_mamba_step(x_SD, weights, decays, norm, halo_SWC, state_SHPN)
-        between = (None, None, weight_CW, bias_C, norm_I)
-        return linear(cpu_mamba_step(linear(x_SD, into), between, decays, norm, halo_SWC, state_SHPN), out)
+    bias_in, bias_out = biases or (None, None)
+    bias_C = weight_CW.new_zeros(len(weight_CW)) if bias is None else bias
+    if _fits(x_SD, (into, out, weight_CW, bias_C, norm_I), decays, halo_SWC, state_SHPN):
+        if len(x_SD) <= _FEW and biases is None:
+            whole = (into, out, weight_CW, bias_C, norm_I)
+            return cpu_mamba_step(x_SD, whole, decays, norm, halo_SWC, state_SHPN, limits)
+        between, projected = (None, None, weight_CW, bias_C, norm_I), linear(x_SD, into, bias_in)
+        return linear(cpu_mamba_step(projected, between, decays, norm, halo_SWC, state_SHPN, limits), out, bias_out)
     _, H, P, N = state_SHPN.shape
     C = len(weight_CW)
-    z_SI, xBC_SC, dt_SH = linear(x_SD, into).split([H * P, C, H], dim=-1)
+    z_SI, xBC_SC, dt_SH = linear(x_SD, into, bias_in).split([H * P, C, H], dim=-1)
     mixed_SC = F.silu(conv_step(xBC_SC, weight_CW.to(xBC_SC.dtype), bias_C.to(xBC_SC.dtype), halo_SWC))
     x_SI, B_SGN, C_SGN = mixed_SC.split([H * P, (C - H * P) // 2, (C - H * P) // 2], dim=-1)
-    dt_SH = F.softplus(dt_SH.to(dt_bias_H.dtype) + dt_bias_H)
+    dt_SH = step_sizes(dt_SH, dt_bias_H, limits)
     y_SHP, new_SHPN = ssd_step(
         x_SI.unflatten(1, (H, P)),
         dt_SH,
@@ -62,7 +70,13 @@ def mamba_step(
     )
     state_SHPN.copy_(new_SHPN)
     eps, groups = norm
-    return linear(rms_norm(y_SHP.flatten(1), norm_I, eps, groups=groups, gate=z_SI), out)
+    return linear(rms_norm(y_SHP.flatten(1), norm_I, eps, groups=groups, gate=z_SI), out, bias_out)
+
+
+def step_sizes(dt: Tensor, bias_H: Tensor, limits: tuple[float, float]) -> Tensor:
+    """softplus(dt + bias) kept between two limits, in the bias's dtype (float32 or wider)."""
+    dt = F.softplus(dt.to(bias_H.dtype) + bias_H)
+    return dt if limits == ANY_STEP else dt.clamp(*limits)
 
 
 def _fits(x_SD: Tensor, weights: tuple[Tensor, ...], decays: tuple[Tensor, ...], halo: Tensor, state: Tensor) -> bool:

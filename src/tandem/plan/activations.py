@@ -48,10 +48,12 @@ def layer_values(config: ModelConfig, symbol: str) -> float:
             on_grid = 4 * shape.groups * shape.state + (shape.heads + shape.groups) * shape.chunk
             inner = projected + 3 * shape.conv_width + 8 * shape.inner + on_grid
         case DenseConfig():
-            inner = 4 * shape.hidden
+            inner = 2 * shape.inputs * shape.hidden
         case MoEConfig():
-            # What each expert reads and returns; gate and up, silu and product.
-            inner = 2 * shape.top_k * config.width + 4 * (shape.top_k + shape.shared) * shape.hidden
+            # What each expert reads and returns, in its own width; gate and up, silu and product.
+            hidden = shape.top_k * shape.hidden + shape.shared_width
+            inner = 2 * shape.top_k * (shape.latent or config.width) + 2 * shape.inputs * hidden
+            inner += 2 * (shape.latent or 0)
     return 3 * config.width + inner
 
 

@@ -21,7 +21,7 @@ FORMULAS = {
     "mixture": "6·D·F·(k + S) + 2·D·E",
     "head": "2·D·V",
 }
-"""Forward operations a token. Letters as in `tandem.plan.parameters`; T_eff: tokens a token sees, itself included, on
+"""Forward operations a token; a feed-forward without a gate has 4 in place of 6. Letters as in `tandem.plan.parameters`; T_eff: tokens a token sees, itself included, on
 average over the document, (T + 1) / 2 for one of T tokens; Q: tokens in a chunk."""
 
 

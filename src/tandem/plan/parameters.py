@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 
-KINDS = ("embedding", "head", "attention", "mamba", "dense", "experts", "shared_expert", "router", "norms")
+KINDS = ("embedding", "head", "attention", "mamba", "dense", "experts", "shared_expert", "latent", "router", "norms")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def layer_parameters(config: ModelConfig, symbol: str) -> tuple[Counter[str], Co
         case MambaConfig():
             counts = Counter(mamba=_mamba(shape, width))
         case DenseConfig():
-            counts = Counter(dense=3 * width * shape.hidden)
+            counts = Counter(dense=_dense(shape, width))
         case MoEConfig():
             counts = _mixture(shape, width)
     counts["norms"] = width
@@ -86,18 +86,35 @@ def shape_of(config: ModelConfig, symbol: str) -> AttentionConfig | MambaConfig 
 
 
 def _attention(shape: AttentionConfig, width: int) -> int:
-    """D·(2H + 2G)·P for queries, output, keys and values; 2P for the norms of queries and keys."""
+    """D·(2H + 2G)·P for queries, output, keys and values; 2P for the norms of queries and keys; (H + 2G)·P + D biases."""
     projections = width * 2 * (shape.heads + shape.kv_heads) * shape.head_width
-    return projections + (2 * shape.head_width if shape.qk_norm else 0)
+    bias = (shape.heads + 2 * shape.kv_heads) * shape.head_width if shape.bias else 0
+    return projections + bias + shape.out_bias * width + (2 * shape.head_width if shape.qk_norm else 0)
 
 
 def _mamba(shape: MambaConfig, width: int) -> int:
-    """D·(2I + 2GN + H) in, (K + 1)·(I + 2GN) convolution, 3H for A, D and dt, I for the gated norm, I·D out."""
-    into = width * (shape.inner + shape.conv_width + shape.heads)
-    return into + (shape.conv + 1) * shape.conv_width + 3 * shape.heads + shape.inner + shape.inner * width
+    """D·(2I + 2GN + H) in, (K + 1)·(I + 2GN) convolution, 3H for A, D and dt, I for the gated norm, I·D out.
+
+    Biases of the projections: 2I + 2GN + H in, D out; a convolution without bias has K in place of K + 1.
+    """
+    projected = shape.inner + shape.conv_width + shape.heads
+    maps = projected * width + shape.inner * width + (projected + width if shape.bias else 0)
+    return maps + (shape.conv + shape.conv_bias) * shape.conv_width + 3 * shape.heads + shape.inner
+
+
+def _dense(shape: DenseConfig, width: int) -> int:
+    """3·D·F (gate, up, down), 2·D·F without a gate; 2F + D or F + D biases."""
+    bias = shape.inputs * shape.hidden + width if shape.bias else 0
+    return (shape.inputs + 1) * width * shape.hidden + bias
 
 
 def _mixture(shape: MoEConfig, width: int) -> Counter[str]:
-    """3·D·F an expert (gate, up, down), S of them shared; D·E for the router."""
-    expert = 3 * width * shape.hidden
-    return Counter(experts=shape.experts * expert, shared_expert=shape.shared * expert, router=width * shape.experts)
+    """3·D·F an expert (gate, up, down), S of them shared; D·E for the router; 2·D·L for maps to and from a latent width."""
+    latent = shape.latent or 0
+    expert = (shape.inputs + 1) * (latent or width) * shape.hidden
+    return Counter(
+        experts=shape.experts * expert,
+        shared_expert=_dense(shape.shared_dense, width) if shape.shared_dense else 0,
+        latent=2 * width * latent + (latent + width if latent and shape.bias else 0),
+        router=width * shape.experts,
+    )

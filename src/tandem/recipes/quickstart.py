@@ -15,7 +15,7 @@ from rich.console import Console
 from tandem import hub
 from tandem.data import (
     PreparedCorpus,
-    Tokenizer,
+    TextTokenizer,
     ValidationBatches,
     cache_directory,
     compression_baselines,
@@ -134,7 +134,7 @@ def fast_precision() -> Literal["float32", "bfloat16"]:
     return "bfloat16" if native else "float32"
 
 
-def _bundle(run_dir: Path, model: HybridLM, tokenizer: Tokenizer) -> None:
+def _bundle(run_dir: Path, model: HybridLM, tokenizer: TextTokenizer) -> None:
     """The model as bundled/nano, and in bundled/nano-run what made it: settings with the seed, metrics and summary."""
     bundled = Path(hub.__file__).parent / "bundled"
     hub.save(model, tokenizer, bundled / "nano", dtype="bfloat16")
@@ -151,7 +151,7 @@ def _summary(
     prepared: PreparedCorpus,
     shards: Path,
     model: HybridLM,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     result: RunResult,
 ) -> dict[str, Any]:
     held_out = _held_out(shards, model.config)
@@ -172,13 +172,13 @@ def _summary(
     }
 
 
-def _continue(model: HybridLM, tokenizer: Tokenizer, prompt: str) -> str:
+def _continue(model: HybridLM, tokenizer: TextTokenizer, prompt: str) -> str:
     ids = generate_tokens(
         model,
-        [tokenizer.bos_id, *tokenizer.encode(prompt)],
+        tokenizer.text_ids(prompt),
         sampling=Sampling(temperature=0.6, top_p=0.9, seed=0),
         max_tokens=60,
-        stop_ids=(tokenizer.eos_id,),
+        stop_ids=tokenizer.stop_ids,
     )
     return tokenizer.decode(list(ids))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tandem.data import Tokenizer
+from tandem.data import TextTokenizer
 from tandem.serve.stops import StopMatcher
 
 
@@ -43,7 +43,7 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, tokens: Iterable[int], tokenizer: Tokenizer, *, stop: Sequence[str] = (), thinking: bool = False
+        self, tokens: Iterable[int], tokenizer: TextTokenizer, *, stop: Sequence[str] = (), thinking: bool = False
     ) -> None:
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()

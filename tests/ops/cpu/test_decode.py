@@ -31,6 +31,10 @@ def test_linear(rows: int, outputs: int, width: int, formats: tuple[torch.dtype,
     got = decode.linear_step(x, weight)
     assert got.dtype == x.dtype
     assert close(got, x.double() @ weight.double().t())
+    bias = 3 * torch.randn(outputs).to(formats[1])
+    got = linear(x, weight, bias)
+    assert got.dtype == x.dtype
+    assert close(got, x.double() @ weight.double().t() + bias.double())
 
 
 @settings(max_examples=20)
@@ -76,20 +80,24 @@ def test_mixture(
     width=st.sampled_from([5, 16, 40, 128]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     size=st.sampled_from([0.1, 1, 100]),
+    scale=st.sampled_from([None, 0.03]),
 )
 @torch.no_grad()
-def test_attention_step(lengths: list[int], heads: tuple[int, int], width: int, dtype: torch.dtype, size: float):
+def test_attention_step(
+    lengths: list[int], heads: tuple[int, int], width: int, dtype: torch.dtype, size: float, scale: float | None
+):
     torch.manual_seed(len(lengths))
     capacity = max(lengths) + 3
     q = (size * torch.randn(len(lengths), heads[0], width)).to(dtype)
     k, v = torch.randn(2, len(lengths), capacity, heads[1], width).to(dtype)
     for slot, length in enumerate(lengths):
         k[slot, length:], v[slot, length:] = torch.nan, torch.nan  # what is in reserve is never read
-    got = cached_attention(q, k, v, SequenceLayout.from_lengths([1] * len(lengths), starts=[n - 1 for n in lengths]))
+    layout = SequenceLayout.from_lengths([1] * len(lengths), starts=[n - 1 for n in lengths])
+    got = cached_attention(q, k, v, layout, scale)
     assert got.dtype == dtype
     for slot, length in enumerate(lengths):
         rows = [t[slot, :length].double().repeat_interleave(heads[0] // heads[1], 1) for t in (k, v)]
-        scores = torch.einsum("hp,lhp->hl", q[slot].double(), rows[0]) / width**0.5
+        scores = torch.einsum("hp,lhp->hl", q[slot].double(), rows[0]) * (scale or width**-0.5)
         assert close(got[slot], torch.einsum("hl,lhp->hp", scores.softmax(-1), rows[1]))
 
 
@@ -99,25 +107,37 @@ def test_attention_step(lengths: list[int], heads: tuple[int, int], width: int, 
     groups=st.sampled_from([1, 2]),
     sizes=st.sampled_from([(2, 8, 8, 2), (4, 16, 40, 4), (4, 64, 128, 4)]),
     formats=st.sampled_from(FORMATS),
+    limits=st.sampled_from([(0.0, float("inf")), (0.1, float("inf")), (0.05, 0.3)]),
+    conv_biased=st.booleans(),
+    biased=st.booleans(),
 )
 @torch.no_grad()
 def test_mamba_step_three_tokens_long(
-    slots: int, groups: int, sizes: tuple[int, int, int, int], formats: tuple[torch.dtype, torch.dtype]
+    slots: int,
+    groups: int,
+    sizes: tuple[int, int, int, int],
+    formats: tuple[torch.dtype, torch.dtype],
+    limits: tuple[float, float],
+    conv_biased: bool,
+    biased: bool,
 ):
     torch.manual_seed(slots)
     H, P, N, W = sizes
     D, inner, C = 24, H * P, H * P + 2 * groups * N
     shapes = ((inner + C + H, D), (D, inner), (C, W), (C,), (inner,))
     weights = tuple((torch.randn(shape) / 4).to(formats[1]) for shape in shapes)
+    if not conv_biased:
+        weights = (*weights[:3], None, weights[4])
+    biases = (torch.randn(inner + C + H).to(formats[1]), torch.randn(D).to(formats[1])) if biased else None
     decays, norm = (torch.randn(H), torch.randn(H) - 2, torch.randn(H)), (1e-5, groups)
     halo, state = torch.randn(slots, W - 1, C).to(formats[0]), torch.randn(slots, H, P, N)
     exact_halo, exact_state = halo.double(), state.double()
     for _ in range(3):
         x = torch.randn(slots, D).to(formats[0])
         before = halo.clone()
-        got = mamba_step(x, weights, decays, norm, halo, state)
-        wide = [tuple(t.double() for t in given) for given in (weights, decays)]
-        want = mamba_step(x.double(), *wide, norm, exact_halo, exact_state)
+        got = mamba_step(x, weights, decays, norm, halo, state, limits, biases)
+        wide = [tuple(None if t is None else t.double() for t in given) for given in (weights, decays, biases or ())]
+        want = mamba_step(x.double(), *wide[:2], norm, exact_halo, exact_state, limits, wide[2] or None)
         assert close(got, want)
         assert close(state, exact_state, formats[0])
         assert torch.equal(halo[:, :-1], before[:, 1:])

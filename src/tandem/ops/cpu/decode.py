@@ -39,12 +39,18 @@ def linear_step(x: Tensor, weight_OD: Tensor) -> Tensor:
     return y
 
 
-def attention_step(q_SHP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Attention of one token of each document to the first `lengths[s]` slots of its cache, in q's dtype; one format."""
+def attention_step(
+    q_SHP: Tensor, k_SLGP: Tensor, v_SLGP: Tensor, lengths: Sequence[int], scale: float | None = None
+) -> Tensor:
+    """Attention of one token of each document to the first `lengths[s]` slots of its cache, in q's dtype; one format.
+
+    Scores are multiplied by `scale`, by P^-0.5 when it is None.
+    """
     (S, H, P), (_, L, G, _) = q_SHP.shape, k_SLGP.shape
     y_SHP = torch.empty(S, H, P, dtype=q_SHP.dtype)
     sizes = int64s(S, L, H, G, P)
-    call("attention_step", sizes, int64s(*lengths), is_narrow(q_SHP), q_SHP.contiguous(), k_SLGP, v_SLGP, y_SHP)
+    factor = P**-0.5 if scale is None else scale
+    call("attention_step", sizes, int64s(*lengths), factor, is_narrow(q_SHP), q_SHP.contiguous(), k_SLGP, v_SLGP, y_SHP)
     return y_SHP
 
 
@@ -84,6 +90,7 @@ def mamba_step(
     norm: tuple[float, int],
     halo_SWC: Tensor,
     state_SHPN: Tensor,
+    limits: tuple[float, float],
 ) -> Tensor:
     """`tandem.ops.mamba_step`; without its projections, from what the first gives to what the second takes."""
     _, H, P, N = state_SHPN.shape
@@ -92,5 +99,5 @@ def mamba_step(
     sizes = int64s(S, H, P, (C - H * P) // (2 * N), N, W, norm[1], D)
     y = torch.empty_like(x_SD) if weights[1] is not None else x_SD.new_empty(S, H * P)
     form = _FORMS[x_SD.dtype, weights[2].dtype]
-    call("mamba_step", sizes, norm[0], form, *weights, *decays, x_SD.contiguous(), halo_SWC, state_SHPN, y)
+    call("mamba_step", sizes, norm[0], *limits, form, *weights, *decays, x_SD.contiguous(), halo_SWC, state_SHPN, y)
     return y

@@ -45,9 +45,9 @@ _SIGNATURES = {
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
     "linear": "llli" + "p" * 3,
-    "attention_step": "ppi" + "p" * 4,
+    "attention_step": "ppfi" + "p" * 4,
     "mixture": "pi" + "p" * 11,
-    "mamba_step": "pfi" + "p" * 12,
+    "mamba_step": "pfffi" + "p" * 12,
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 

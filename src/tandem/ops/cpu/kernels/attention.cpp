@@ -15,6 +15,7 @@ constexpr int64_t PIECE = 256;  // cached tokens that are worth a task of their 
 struct Shape {
   int64_t S, L, H, G, P;
   const int64_t* lengths;  // tokens that each document's slots hold
+  float scale;             // of the scores
   int64_t heads() const { return H / G; }
 };
 
@@ -41,9 +42,8 @@ template <class T>
 void attend(const Shape& s, const Piece& piece, const T* q, const T* k, const T* v, Partial out) {
   const int64_t R = s.heads(), P = s.P, stride = s.G * P;
   const int64_t at = (piece.document * s.L + piece.first) * stride + piece.group * P;
-  const float scale = 1 / std::sqrt(float(P));
   std::vector<float> query(R * P), score(R * piece.count), row(P);
-  for (int64_t i = 0; i < R * P; ++i) query[i] = scale * widen(q[(piece.document * s.H + piece.group * R) * P + i]);
+  for (int64_t i = 0; i < R * P; ++i) query[i] = s.scale * widen(q[(piece.document * s.H + piece.group * R) * P + i]);
   for (int64_t l = 0; l < piece.count; ++l) {
     load(k + at + l * stride, P, 1, P, row.data(), P);
     for (int64_t r = 0; r < R; ++r) score[r * piece.count + l] = dot(query.data() + r * P, row.data(), P);
@@ -64,7 +64,7 @@ void attend(const Shape& s, const Piece& piece, const T* q, const T* k, const T*
   }
 }
 
-// y = softmax(q k^T / sqrt(P)) v.
+// y = softmax(scale q k^T) v.
 template <class T>
 void attention_step(const Shape& s, const T* q, const T* k, const T* v, T* y) {
   const auto pieces = pieces_of(s);
@@ -99,9 +99,9 @@ void attention_step(const Shape& s, const T* q, const T* k, const T* v, T* y) {
 }  // namespace tandem
 
 // `sizes`: S, L, H, G, P. Every document holds at least one token.
-extern "C" void tandem_attention_step(const int64_t* sizes, const int64_t* lengths, int is_narrow, const void* q,
-                                      const void* k, const void* v, void* y) {
-  const tandem::Shape s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], lengths};
+extern "C" void tandem_attention_step(const int64_t* sizes, const int64_t* lengths, float scale, int is_narrow,
+                                      const void* q, const void* k, const void* v, void* y) {
+  const tandem::Shape s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], lengths, scale};
   using tandem::bf16;
   if (is_narrow)
     tandem::attention_step(s, (const bf16*)q, (const bf16*)k, (const bf16*)v, (bf16*)y);

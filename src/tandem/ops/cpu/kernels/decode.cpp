@@ -150,7 +150,7 @@ void experts(const Experts& s, const T* x, const W* gate_up, const W* down, T* y
 
 struct Step {
   int64_t S, H, P, G, N, W, norm_groups, stride;  // stride between rows of the projection
-  float eps;
+  float eps, least, most;  // of the norm; step sizes are kept between the last two
   const float *taps, *bias, *A_log, *dt_bias, *D, *norm;  // taps: (C, W)
   int64_t inner() const { return H * P; }
   int64_t channels() const { return H * P + 2 * G * N; }
@@ -166,6 +166,7 @@ void convolve(const Step& s, const T* in, T* halo, float* out) {
     for (int64_t w = 0; w < past; ++w) sum += s.taps[c * s.W + w] * widen(halo[w * C + c]);
     out[c] = sum * sigmoid(sum);
   }
+  if (past == 0) return;
   std::memmove(halo, halo + C, (past - 1) * C * sizeof(T));
   std::memcpy(halo + (past - 1) * C, in, C * sizeof(T));
 }
@@ -173,7 +174,7 @@ void convolve(const Step& s, const T* in, T* halo, float* out) {
 // S = exp(dt A) S + dt x B^T with A = -exp(A_log), y = S C + D x of one head; y replaces x.
 inline void advance(const Step& s, int64_t head, float raw_dt, float* x, const float* B, const float* C, float* state) {
   const float shifted = raw_dt + s.dt_bias[head];
-  const float dt = shifted > 20 ? shifted : std::log1p(std::exp(shifted));
+  const float dt = std::min(std::max(shifted > 20 ? shifted : std::log1p(std::exp(shifted)), s.least), s.most);
   const float decay = std::exp(-dt * std::exp(s.A_log[head]));
   for (int64_t p = 0; p < s.P; ++p) {
     float* row = state + p * s.N;
@@ -293,17 +294,18 @@ extern "C" void tandem_mixture(const int64_t* sizes, int form, const void* x, co
 }
 
 // A Mamba-2 layer: projection, step, projection; with null projections, the step alone. `sizes`: S, H, P, G, N, W, norm
-// groups, D. `weights`: into, out, taps, bias and norm, all of one format.
+// groups, D. `limits`: eps of the norm, least and greatest step size. `weights`: into, out, taps, bias and norm, all of
+// one format.
 template <class T, class W>
-void mamba_layer(const int64_t* sizes, float eps, const void* const* weights, const float* A_log, const float* dt_bias,
+void mamba_layer(const int64_t* sizes, const float* limits, const void* const* weights, const float* A_log, const float* dt_bias,
                  const float* skip, const T* x, T* halo, float* state, T* y) {
   constexpr bool narrow = std::is_same<W, bf16>::value;
   const int64_t S = sizes[0], D = sizes[7], inner = sizes[1] * sizes[2], channels = inner + 2 * sizes[3] * sizes[4];
   const int64_t width = inner + channels + sizes[1];
   const tandem::Floats taps(weights[2], narrow, channels * sizes[5]), bias(weights[3], narrow, channels);
   const tandem::Floats norm(weights[4], narrow, inner);
-  const tandem::Step step{S,        sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], width,
-                          eps,      taps,     bias,     A_log,    dt_bias,  skip,     norm};
+  const tandem::Step step{S,         sizes[1],  sizes[2],  sizes[3], sizes[4], sizes[5], sizes[6], width, limits[0],
+                          limits[1], limits[2], taps,      bias,     A_log,    dt_bias,  skip,     norm};
   if (!weights[0]) return tandem::mamba_step(step, x, halo, state, y);
   std::vector<T> projected(S * width), mixed(S * inner);
   tandem::linear(S, D, width, x, (const W*)weights[0], projected.data());
@@ -311,13 +313,14 @@ void mamba_layer(const int64_t* sizes, float eps, const void* const* weights, co
   tandem::linear(S, inner, D, mixed.data(), (const W*)weights[1], y);
 }
 
-extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, int form, const void* into, const void* out,
-                                  const void* taps, const void* bias, const void* norm, const float* A_log,
-                                  const float* dt_bias, const float* skip, const void* x, void* halo, float* state,
-                                  void* y) {
+extern "C" void tandem_mamba_step(const int64_t* sizes, float eps, float least, float most, int form, const void* into,
+                                  const void* out, const void* taps, const void* bias, const void* norm,
+                                  const float* A_log, const float* dt_bias, const float* skip, const void* x, void* halo,
+                                  float* state, void* y) {
   const void* weights[] = {into, out, taps, bias, norm};
+  const float limits[] = {eps, least, most};
 #define TANDEM_MAMBA(T, W) \
-  mamba_layer<T, W>(sizes, eps, weights, A_log, dt_bias, skip, (const T*)x, (T*)halo, state, (T*)y)
+  mamba_layer<T, W>(sizes, limits, weights, A_log, dt_bias, skip, (const T*)x, (T*)halo, state, (T*)y)
   if (form == 0) TANDEM_MAMBA(float, float);
   if (form == 1) TANDEM_MAMBA(bf16, bf16);
   if (form == 2) TANDEM_MAMBA(bf16, float);

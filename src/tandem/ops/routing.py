@@ -1,0 +1,67 @@
+"""Which experts a token goes to, and how much each of them counts.
+
+Shapes: T tokens, D width, E experts, K experts a token, G groups of experts.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RoutingRule(NamedTuple):
+    """How scores of experts become choices and weights.
+
+    Attributes:
+        scores: "softmax" over all experts, or "sigmoid" of each.
+        renormalize: weights of the chosen add up to `scale`.
+        scale: factor of the weights.
+        groups, top_groups: experts lie in `groups` equal groups and are chosen within the best `top_groups` of them.
+    """
+
+    scores: str = "softmax"
+    renormalize: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+
+
+SOFTMAX = RoutingRule()
+"""The rule of `mixture`."""
+
+
+def route(
+    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int, rule: RoutingRule = SOFTMAX
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chooses experts by softmax(x Wᵀ), or what `rule` says in its place, in the weight's dtype.
+
+    Args:
+        bias_E: added to the scores that select, not to those that weigh; nothing is added when None.
+    Returns:
+        expert_TK, the chosen experts; weight_TK, how much each counts, see `route_weights`; scores_TE.
+    """
+    logits_TE = x_TD.to(weight_ED.dtype) @ weight_ED.t()
+    scores_TE = torch.sigmoid(logits_TE) if rule.scores == "sigmoid" else torch.softmax(logits_TE, dim=-1)
+    ranked_TE = (scores_TE if bias_E is None else scores_TE + bias_E).detach()
+    if rule.top_groups < rule.groups:
+        ranked_TE = _within_best_groups(ranked_TE, rule.groups, rule.top_groups)
+    expert_TK = ranked_TE.topk(top_k, dim=-1).indices
+    return expert_TK, route_weights(scores_TE, expert_TK, rule), scores_TE
+
+
+def route_weights(scores_TE: Tensor, expert_TK: Tensor, rule: RoutingRule = SOFTMAX) -> Tensor:
+    """Scores of the chosen experts, renormalized to add up to 1 if the rule says so, times its scale."""
+    weight_TK = scores_TE.gather(1, expert_TK)
+    if rule.renormalize:
+        # 1e-20: sigmoids may all underflow to 0
+        weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
+    return weight_TK if rule.scale == 1 else weight_TK * rule.scale
+
+
+def _within_best_groups(ranked_TE: Tensor, groups: int, top_groups: int) -> Tensor:
+    """-inf outside the groups of experts whose two best add up to most (DeepSeek-V3, arXiv 2412.19437, §2.1.2)."""
+    ranked_TGE = ranked_TE.unflatten(1, (groups, -1))
+    best_TG = ranked_TGE.topk(min(2, ranked_TGE.shape[2]), dim=-1).values.sum(-1)
+    kept_TG = best_TG.topk(top_groups, dim=-1).indices
+    open_TG = torch.zeros_like(best_TG, dtype=torch.bool).scatter_(1, kept_TG, True)
+    return ranked_TGE.masked_fill(~open_TG[..., None], float("-inf")).flatten(1)
