@@ -24,6 +24,8 @@ class Released:
         """The model with random weights in eval mode, attention written out."""
         import transformers
 
+        transformers.logging.disable_progress_bar()
+
         prefix = {
             "llama": "Llama",
             "qwen2": "Qwen2",

@@ -128,6 +128,7 @@ def test_bfloat16_is_the_same_model_rounded(family: str):
         with tempfile.TemporaryDirectory() as folder:
             ours = tandem.load(write(theirs, Path(folder) / "model"), dtype="bfloat16").model
         for got in (packed(ours, [tokens])[0], decoded(ours, tokens, 1)):
-            assert float((got.float() - want).norm() / want.norm()) < 0.1
+            # Rounding moves logits of random weights by a tenth at times; those of another model are off by about 1.4.
+            assert float((got.float() - want).norm() / want.norm()) < 0.3
 
     check()
