@@ -6,6 +6,7 @@ import json
 import lzma
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -117,6 +118,7 @@ def test_the_summary_tells_model_corpus_and_command(config: QuickstartConfig, su
 def test_a_run_prints_what_a_person_wants_to_know(config: QuickstartConfig, summary: dict[str, Any], output: str):
     ours, xz, gzip_ = (summary[name] for name in ("bits_per_byte", "xz_bits_per_byte", "gzip_bits_per_byte"))
     assert f"{ours:.3f} bits per byte; xz -9 {xz:.3f} (ratio {ours / xz:.2f}), gzip -9 {gzip_:.3f}" in output
+    assert re.search(r"trained in \d+ s, validation included, at [\d,]+ tokens/s", output)
     for sample in summary["samples"]:
         assert f"{sample['prompt']}{sample['text']}" in output
     assert f"report: {config.run_dir / 'report.html'}" in output

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from tandem.data import (
 from tandem.nn import HybridLM, ModelConfig
 from tandem.plan import all_attention, memory, parameters
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining
-from tandem.report import atomic_directory, atomic_path, write_report
+from tandem.report import atomic_directory, atomic_path, read_metrics, write_report
 from tandem.serve import Sampling, generate_tokens
 from tandem.train import OptimizerConfig, RunResult, ScheduleConfig, SpikeConfig, TrainConfig
 
@@ -201,7 +202,10 @@ def _budget(config: ModelConfig) -> dict[str, list[int]]:
 
 def _print(console: Console, summary: dict[str, Any], seconds: float, report: Path, model: Path) -> None:
     ours, xz, gzip = (summary[key] for key in ("bits_per_byte", "xz_bits_per_byte", "gzip_bits_per_byte"))
-    console.print(f"trained in {seconds:.0f} s, validation included")
+    speeds = [
+        row["tokens_per_second"] for row in read_metrics(model.parent / "metrics.jsonl") if row["kind"] == "train"
+    ]
+    console.print(f"trained in {seconds:.0f} s, validation included, at {statistics.median(speeds):,.0f} tokens/s")
     console.print(
         f"held-out megabyte, split by document: {ours:.3f} bits per byte; xz -9 {xz:.3f} (ratio {ours / xz:.2f}), "
         f"gzip -9 {gzip:.3f}"
