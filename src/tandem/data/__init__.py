@@ -20,7 +20,7 @@ from tandem.data.corpora import (
 from tandem.data.documents import Document, read_documents, write_documents
 from tandem.data.json_object import read_json_object
 from tandem.data.packing import Packer, Source
-from tandem.data.pretrained_tokenizer import PretrainedTokenizer
+from tandem.data.pretrained_tokenizer import PretrainedTokenizer, SpecialTokens
 from tandem.data.quality import QualityClassifier
 from tandem.data.semantic import drop_semantic_duplicates
 from tandem.data.shards import ShardSet, open_shards, write_shards
@@ -41,6 +41,7 @@ __all__ = [
     "QualityClassifier",
     "ShardSet",
     "Source",
+    "SpecialTokens",
     "Stage",
     "StreamDecoder",
     "TextDecoder",

@@ -1,8 +1,8 @@
 """A model as a directory: `model.safetensors`, `config.json` and `tokenizer.json`, written whole or not at all.
 
 `config.json` is `ModelConfig.to_dict()` with three keys of its own: format, version and chat (the model was tuned on
-conversations). A source is such a directory, the name of a checkpoint inside this package, or a directory in Hugging Face
-format, whose `config.json` has a `model_type` (read by the package `huggingface`).
+conversations). A source is such a directory, the name of a checkpoint inside this package, a directory in Hugging Face
+format, whose `config.json` has a `model_type` (read by the package `huggingface`), or a GGUF file (`gguf.py`).
 """
 
 import json
@@ -19,7 +19,8 @@ from torch import Tensor
 from tandem.data import PretrainedTokenizer, TextTokenizer, Tokenizer, has_chat_template, read_json_object
 from tandem.hub.device import choose_device
 from tandem.hub.dtypes import kept_dtype
-from tandem.hub.huggingface import MODEL_TYPES, load_model, model_config
+from tandem.hub.gguf import ARCHITECTURES, GGUFFile
+from tandem.hub.huggingface import MODEL_TYPES, fill_model, load_model, model_config
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
@@ -27,8 +28,8 @@ _FORMAT, _VERSION = "tandem", 1
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"  # of released models; our own tokenizer needs none
 _SUPPORTED = (
-    "this version loads directories written by `LanguageModel.save`, bundled checkpoints, and directories in Hugging Face "
-    f"format of {', '.join(MODEL_TYPES)}"
+    "this version loads directories written by `LanguageModel.save`, bundled checkpoints, directories in Hugging Face "
+    f"format of {', '.join(MODEL_TYPES)}, and .gguf files of {', '.join(ARCHITECTURES)}"
 )
 
 
@@ -67,7 +68,7 @@ def save(
 def load(
     source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None
 ) -> tuple[HybridLM, TextTokenizer, ModelConfig]:
-    """Reads a model directory, or a bundled checkpoint by its name; the model comes in eval mode.
+    """Reads a model directory, a GGUF file, or a bundled checkpoint by its name; the model comes in eval mode.
 
     Args:
         dtype: as in `save`; None keeps the dtypes of the file.
@@ -76,18 +77,32 @@ def load(
         ValueError: no such source, a missing, damaged or unknown file, an option of a released model that is not
             supported, weights that do not fit the config (named), or a device that is not here.
     """
-    place = choose_device(device)
-    directory = find(source)
-    saved = read_config(directory)
+    place, path = choose_device(device), find(source)
+    model, tokenizer = _load_gguf(path, dtype) if _is_gguf(path) else _load_directory(path, dtype)
+    return model.to(place).eval(), tokenizer, model.config
+
+
+def _load_gguf(path: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer]:
+    file = GGUFFile(path)
+    tokenizer = file.tokenizer()
+    _check_vocabulary(path, tokenizer, model_config(file.config))
+    return fill_model(file.config, file, dtype), tokenizer
+
+
+def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer]:
+    config = read_config(directory).model
     plain = read_json_object(directory / _CONFIG)
     tokenizer = _tokenizer(directory, plain)
-    if tokenizer.vocab_size > saved.model.vocab_size:
+    _check_vocabulary(directory / _TOKENIZER, tokenizer, config)
+    return _load(directory, config, dtype) if _is_ours(plain) else load_model(directory, plain, dtype), tokenizer
+
+
+def _check_vocabulary(file: Path, tokenizer: TextTokenizer, config: ModelConfig) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"{directory / _TOKENIZER} has {tokenizer.vocab_size} ids for config.vocab_size={saved.model.vocab_size}; "
-            "use the tokenizer.json that was saved with the model"
+            f"{file} has {tokenizer.vocab_size} ids for config.vocab_size={config.vocab_size}; "
+            "use the tokenizer that was saved with the model"
         )
-    model = _load(directory, saved.model, dtype) if _is_ours(plain) else load_model(directory, plain, dtype)
-    return model.to(place).eval(), tokenizer, saved.model
 
 
 def _load(directory: Path, config: ModelConfig, dtype: str | None) -> HybridLM:
@@ -107,13 +122,17 @@ def _tokenizer(directory: Path, plain: dict[str, Any]) -> TextTokenizer:
 
 
 def read_config(source: str | Path) -> SavedConfig:
-    """Reads only `config.json` of a source.
+    """Reads only what describes a source: `config.json`, or the metadata of a GGUF file.
 
     Raises:
         ValueError: no such source, or a config that is unknown, of a later version, or of a released model that cannot be
             expressed.
     """
-    file = _file(find(source), _CONFIG)
+    path = find(source)
+    if _is_gguf(path):
+        opened = GGUFFile(path)
+        return SavedConfig(model=model_config(opened.config), chat=opened.chat)
+    file = _file(path, _CONFIG)
     plain = read_json_object(file)
     if _is_ours(plain):
         return _own_config(file, plain)
@@ -124,6 +143,10 @@ def read_config(source: str | Path) -> SavedConfig:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return SavedConfig(model=config, chat=has_chat_template(file.parent))
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == ".gguf"
 
 
 def _is_ours(plain: dict[str, Any]) -> bool:
@@ -146,15 +169,15 @@ def bundled() -> tuple[str, ...]:
 
 
 def find(source: str | Path) -> Path:
-    """The directory a source stands for; a bundled name wins over a directory of that name ("./nano" reaches it).
+    """The directory or GGUF file a source stands for; a bundled name wins over a directory of that name ("./nano" reaches it).
 
     Raises:
-        ValueError: neither a directory nor a bundled name.
+        ValueError: neither a directory, nor a bundled name, nor a file named *.gguf.
     """
     if isinstance(source, str) and source in bundled():
         return _bundle() / source
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and _is_gguf(path)):
         return path
     if path.exists():
         raise ValueError(f"source={str(source)!r} is a file; {_SUPPORTED}")

@@ -29,6 +29,7 @@ class Shards:
     """Tensors by their name in one spelling.
 
     Attributes:
+        path: the directory.
         names: what can be read. Weights of multi-token prediction are left out, after one log line that names them.
 
     Raises:
@@ -36,7 +37,7 @@ class Shards:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.path = directory
         self._place: dict[str, tuple[Path, str]] = {}
         skipped = []
         for name, file in _tensors(directory):

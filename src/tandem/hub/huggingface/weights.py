@@ -7,7 +7,7 @@ holds more than the model and one tensor beside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,22 @@ def _taps(tensor: Tensor) -> Tensor:
     return tensor.squeeze(1)
 
 
+@runtime_checkable
+class TensorSource(Protocol):
+    """Tensors of a checkpoint by the names of this file's tables; `path` is where it lies, for messages."""
+
+    path: Path
+
+    @property
+    def names(self) -> set[str]:
+        """What can be read."""
+        ...
+
+    def read(self, names: Sequence[str]) -> Iterator[Tensor]:
+        """Yields tensors in order; memory holds one at a time."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A parameter of ours and what fills it.
@@ -62,13 +78,18 @@ def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None)
     Raises:
         ValueError: what `model_config` refuses; weights that are missing, left over, damaged or of another shape, named.
     """
-    config, shards = model_config(plain), Shards(directory)
-    plan = weights_of(plain["model_type"], config, shards.names)
-    _check_names(directory, config, plan, shards.names)
+    return fill_model(plain, Shards(directory), dtype)
+
+
+def fill_model(plain: dict[str, Any], tensors: TensorSource, dtype: str | None = None) -> HybridLM:
+    """`load_model` with the tensors of any source."""
+    config = model_config(plain)
+    plan = weights_of(plain["model_type"], config, tensors.names)
+    _check_names(tensors.path, config, plan, tensors.names)
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
         model = HybridLM(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    filled = {weight.target: _fill(weight, shapes[weight.target], shards, dtype) for weight in plan}
+    filled = {weight.target: _fill(weight, shapes[weight.target], tensors, dtype) for weight in plan}
     model.load_state_dict(filled, assign=True)
     return model
 
@@ -82,22 +103,22 @@ def weights_of(family: str, config: ModelConfig, names: set[str]) -> list[Weight
     return list(_FAMILIES[family](config, names))
 
 
-def _fill(weight: Weight, shape: torch.Size, shards: Shards, dtype: str | None) -> Tensor:
+def _fill(weight: Weight, shape: torch.Size, tensors: TensorSource, dtype: str | None) -> Tensor:
     target, row = torch.empty(0), 0
-    for source, found in zip(weight.sources, shards.read(weight.sources), strict=True):
+    for source, found in zip(weight.sources, tensors.read(weight.sources), strict=True):
         if found.dtype.itemsize < 2 or not found.is_floating_point():
             kind = str(found.dtype).removeprefix("torch.")
-            raise ValueError(f"{shards.directory} has {source} in {kind}; supported: float32, bfloat16, float16")
+            raise ValueError(f"{tensors.path} has {source} in {kind}; supported: float32, bfloat16, float16")
         if row == 0:
             target = torch.empty(shape, dtype=kept_dtype(weight.target, found.dtype, dtype))
         laid = weight.layout(found)
         end = row + (laid.shape[0] if laid.ndim else 0)
         if laid.shape[1:] != shape[1:] or end > shape[0] or end == row:
-            raise _misfit(shards.directory, source, found.shape)
+            raise _misfit(tensors.path, source, found.shape)
         target[row:end].copy_(laid)
         row = end
     if row != shape[0]:
-        raise _misfit(shards.directory, ", ".join(weight.sources[:3]), torch.Size([row, *shape[1:]]))
+        raise _misfit(tensors.path, ", ".join(weight.sources[:3]), torch.Size([row, *shape[1:]]))
     return target
 
 
