@@ -1,9 +1,11 @@
 """GGUF files, written here by the package `gguf` the way llama.cpp's converter lays them out, against the model they hold."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -166,6 +168,18 @@ def test_the_tokenizer_splits_as_the_file_says(split: str, tmp_path: Path):
     assert model.tokenizer.eos_id == 1
     assert not model.chat
     assert model.generate("Returns", max_tokens=4, temperature=0).tokens <= 4
+
+
+def test_a_damaged_header_is_an_error_of_ours_or_none(tmp_path: Path):
+    whole = write(build("llama", tied=True, bias=False), tmp_path / "model.gguf").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in random.integers(min(len(whole), 9000), size=3):
+            damaged[place] = random.integers(256)
+        (tmp_path / "damaged.gguf").write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            hub.load(tmp_path / "damaged.gguf")
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path):

@@ -106,9 +106,12 @@ class GGUFFile:
         if kind != "gpt2" or split not in _SPLITS:
             known = ", ".join(f"gpt2 with pre={name!r}" for name in _SPLITS)
             raise ValueError(f"{self.path} has tokenizer.ggml.model={kind!r} with pre={split!r}; supported: {known}")
-        tokens, kinds = self._metadata["tokenizer.ggml.tokens"], self._metadata["tokenizer.ggml.token_type"]
-        merges = [tuple(merge.split(" ", 1)) for merge in self._metadata["tokenizer.ggml.merges"]]
-        backend = tokenizers.Tokenizer(models.BPE(vocab={t: k for k, t in enumerate(tokens)}, merges=merges))
+        tokens, kinds, merges = (self._required(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
+        pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+        try:
+            backend = tokenizers.Tokenizer(models.BPE(vocab={t: k for k, t in enumerate(tokens)}, merges=pairs))
+        except Exception as error:  # the Rust side raises bare Exception
+            raise ValueError(f"{self.path} has no usable tokenizer ({error}); copy it again") from error
         backend.normalizer, backend.pre_tokenizer = _SPLITS[split]()
         backend.decoder = decoders.ByteLevel()
         for token, number in zip(tokens, kinds, strict=True):
@@ -137,16 +140,21 @@ class GGUFFile:
         if scaling != "none" or "rope_freqs.weight" in self._tensors:
             raise ValueError(f"{self.path} has scaled RoPE ({scaling}); supported: RoPE without scaling")
         plain = {key: self._metadata[prefix + name] for name, key in _KEYS.items() if prefix + name in self._metadata}
-        tokens = self._metadata.get("tokenizer.ggml.tokens")
-        if tokens is None or "embeddings.weight" not in self._tensors:
-            raise ValueError(f"{self.path} has no vocabulary or no token_embd.weight; use a file of a whole model")
+        if "embeddings.weight" not in self._tensors:
+            raise ValueError(f"{self.path} has no token_embd.weight; use a file of a whole model")
         return {
+            "num_key_value_heads": self._required(f"{prefix}attention.head_count"),  # unless the file says otherwise
             **plain,
             "model_type": self._architecture,
             "vocab_size": int(self._tensors["embeddings.weight"].shape[1]),  # llama.cpp counts the columns first
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
             "attention_bias": self._architecture == "llama" and "layers.0.self_attn.q_proj.bias" in self._tensors,
         }
+
+    def _required(self, key: str) -> Any:
+        if key not in self._metadata:
+            raise ValueError(f"{self.path} has no {key}; use a file of a whole model")
+        return self._metadata[key]
 
     def _in_order(self, name: str, tensor: Tensor) -> Tensor:
         found = re.search(r"self_attn\.([qk])_proj", name)
