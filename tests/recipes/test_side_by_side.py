@@ -19,10 +19,11 @@ from tandem.train import Checkpoints, ScheduleConfig, TrainConfig
 
 @pytest.fixture
 def configs(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
-    """Two trainings that differ in their seed; long enough to be caught in the middle."""
+    """Two trainings that differ in their seed, without end; their learning rate does not depend on how long they are."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "model.json").write_text(toy_hybrid().to_json())
-    train = TrainConfig(steps=60, schedule=ScheduleConfig(warmup_steps=4), checkpoint_every=1000, log_every=1)
+    schedule = ScheduleConfig(kind="constant", warmup_steps=4)
+    train = TrainConfig(steps=1_000_000, schedule=schedule, checkpoint_every=1_000_000, log_every=1)
     return [
         PretrainConfig(
             run_dir=tmp_path / f"seed-{seed}",
@@ -35,6 +36,10 @@ def configs(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> li
         )
         for seed in range(2)
     ]
+
+
+def with_steps(config: PretrainConfig, steps: int) -> PretrainConfig:
+    return replace(config, train=replace(config.train, steps=steps))
 
 
 def rows(config: PretrainConfig) -> int:
@@ -60,6 +65,7 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on_to_the_same_bits(configs: li
     for config in configs:
         assert Checkpoints(config.run_dir, 1).latest() is not None
         assert not is_finished(config)
+    configs = [with_steps(config, 10 + max(map(rows, configs))) for config in configs]
     assert pretrain_all(configs, jobs=2)
     whole = replace(configs[1], run_dir=tmp_path / "whole")
     run_pretraining(whole)
@@ -71,7 +77,7 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on_to_the_same_bits(configs: li
 
 
 def test_a_child_saves_when_its_parent_is_gone(configs: list[PretrainConfig]):
-    long = replace(configs[0], train=replace(configs[0].train, steps=100_000))
+    long = configs[0]
     job = _Job(long, 1)
     wait_for_rows([long], 5)
     assert job.process.stdin is not None
@@ -81,10 +87,9 @@ def test_a_child_saves_when_its_parent_is_gone(configs: list[PretrainConfig]):
 
 
 def test_a_failure_is_quoted_and_the_others_are_saved(configs: list[PretrainConfig], tmp_path: Path):
-    long = replace(configs[0], train=replace(configs[0].train, steps=100_000))
     broken = replace(configs[1], data=(tmp_path / "nowhere",))
     with pytest.raises(ValueError, match=r"training run_dir=.*seed-1 failed \(.*nowhere.*\); see .*log.txt"):
-        pretrain_all([long, broken], jobs=2)
+        pretrain_all([configs[0], broken], jobs=2)
 
 
 def test_no_jobs(configs: list[PretrainConfig]):
