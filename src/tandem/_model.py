@@ -133,7 +133,8 @@ class LanguageModel:
 
 
 def load(source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None) -> LanguageModel:
-    """Loads a model: a bundled checkpoint by name ("nano"), a directory of `LanguageModel.save`, or one in Hugging Face format.
+    """Loads a model: a bundled checkpoint by name ("nano"), a directory of `LanguageModel.save` or in Hugging Face format, or a
+    GGUF file.
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; None keeps the dtypes of the file.
@@ -141,5 +142,5 @@ def load(source: str | Path, *, dtype: str | None = None, device: str | torch.de
     Raises:
         ValueError: no such source, a missing, damaged or foreign file, or a device that is not here.
     """
-    model, tokenizer, config = hub.load(source, dtype=dtype, device=device)
-    return LanguageModel(model, tokenizer, config, chat=hub.read_config(source).chat)
+    model, tokenizer, saved = hub.load(source, dtype=dtype, device=device)
+    return LanguageModel(model, tokenizer, saved.model, chat=saved.chat)

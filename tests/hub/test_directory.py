@@ -36,9 +36,10 @@ def test_round_trip_is_bit_exact(
 ) -> None:
     model = make_model(tie=tie)
     hub.save(model, tokenizer, tmp_path / "m")
-    loaded, loaded_tokenizer, config = hub.load(tmp_path / "m")
+    loaded, loaded_tokenizer, saved = hub.load(tmp_path / "m")
     assert_same_tensors(model, loaded)
-    assert config == model.config == loaded.config
+    assert saved == hub.read_config(tmp_path / "m")
+    assert saved.model == model.config == loaded.config
     assert loaded_tokenizer.fingerprint == tokenizer.fingerprint
     assert not loaded.training
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
@@ -241,6 +242,6 @@ def test_a_bundled_name_wins_over_a_directory(
 
 @pytest.mark.parametrize("name", hub.bundled())
 def test_bundled_checkpoints_load(name: str) -> None:
-    model, tokenizer, config = hub.load(name)
-    assert tokenizer.vocab_size <= config.vocab_size
+    model, tokenizer, saved = hub.load(name)
+    assert tokenizer.vocab_size <= saved.model.vocab_size
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())

@@ -282,10 +282,9 @@ def test_a_curriculum_changes_alpha_and_goes_on_in_its_stage(config: PretrainCon
     result = run_pretraining(curriculum)
     assert (result.step, result.reason, result.run_dir) == (6, "finished", config.run_dir)
     assert [row["stage"] for row in rows(config.run_dir, "train")] == [s.name for s in stages for _ in range(6)]
-    model, _, architecture = hub.load(config.run_dir / "model")
-    assert architecture.attention is not None
-    assert architecture.attention.rope_alpha == 50
-    assert model is not None
+    model, _, _ = hub.load(config.run_dir / "model")
+    assert model.config.attention is not None
+    assert model.config.attention.rope_alpha == 50
     cut = replace(curriculum, run_dir=config.run_dir.with_name("cut"))
     budget = replace(cut, train=replace(cut.train, max_seconds=0.05))
     while run_pretraining(budget).reason != "finished":

@@ -35,7 +35,7 @@ _SUPPORTED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedConfig:
-    """What `config.json` says: the shape of the model, and whether it was tuned on conversations."""
+    """What a source says of itself: the shape of the model, and whether it was tuned on conversations."""
 
     model: ModelConfig
     chat: bool
@@ -67,7 +67,7 @@ def save(
 
 def load(
     source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None
-) -> tuple[HybridLM, TextTokenizer, ModelConfig]:
+) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
     """Reads a model directory, a GGUF file, or a bundled checkpoint by its name; the model comes in eval mode.
 
     Args:
@@ -78,23 +78,24 @@ def load(
             supported, weights that do not fit the config (named), or a device that is not here.
     """
     place, path = choose_device(device), find(source)
-    model, tokenizer = _load_gguf(path, dtype) if _is_gguf(path) else _load_directory(path, dtype)
-    return model.to(place).eval(), tokenizer, model.config
+    model, tokenizer, saved = _load_gguf(path, dtype) if _is_gguf(path) else _load_directory(path, dtype)
+    return model.to(place).eval(), tokenizer, saved
 
 
-def _load_gguf(path: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer]:
+def _load_gguf(path: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
     file = GGUFFile(path)
-    tokenizer = file.tokenizer()
-    _check_vocabulary(path, tokenizer, model_config(file.config))
-    return fill_model(file.config, file, dtype), tokenizer
+    saved, tokenizer = SavedConfig(model=model_config(file.config), chat=file.chat), file.tokenizer()
+    _check_vocabulary(path, tokenizer, saved.model)
+    return fill_model(file.config, file, dtype), tokenizer, saved
 
 
-def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer]:
-    config = read_config(directory).model
+def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
+    saved = read_config(directory)
     plain = read_json_object(directory / _CONFIG)
     tokenizer = _tokenizer(directory, plain)
-    _check_vocabulary(directory / _TOKENIZER, tokenizer, config)
-    return _load(directory, config, dtype) if _is_ours(plain) else load_model(directory, plain, dtype), tokenizer
+    _check_vocabulary(directory / _TOKENIZER, tokenizer, saved.model)
+    model = _load(directory, saved.model, dtype) if _is_ours(plain) else load_model(directory, plain, dtype)
+    return model, tokenizer, saved
 
 
 def _check_vocabulary(file: Path, tokenizer: TextTokenizer, config: ModelConfig) -> None:

@@ -90,7 +90,7 @@ class GGUFFile:
             tensor = self._tensors[name]
             try:
                 values = self._library.dequantize(tensor.data, tensor.tensor_type)
-            except (NotImplementedError, ValueError) as error:
+            except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path} has {name} as {tensor.tensor_type.name}, unsupported: {error}"
                 ) from error

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.conv import conv as cpu_conv
-from tandem.ops.cpu.library import kernels_for
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.triton.support import triton_for
 

@@ -6,7 +6,7 @@ Shapes: T tokens, D width, V vocabulary, Q tokens of a block.
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.pointwise import softmax_gradient as cpu_softmax_gradient
 from tandem.ops.triton.support import triton_for
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.decode import mixture_is_supported, mixture_step
 from tandem.ops.cpu.experts import gather_sum as cpu_gather_sum
 from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
-from tandem.ops.cpu.library import kernels_for
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
 from tandem.ops.linear import linear
 from tandem.ops.routing import route

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.pointwise import norm as cpu_norm
 from tandem.ops.cpu.pointwise import norm_is_supported
 from tandem.ops.triton.support import triton_for

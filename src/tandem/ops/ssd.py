@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tandem.ops.cpu.library import kernels_for
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.ssd import ssd as cpu_ssd
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.triton.support import triton_for

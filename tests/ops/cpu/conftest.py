@@ -2,7 +2,7 @@
 
 import pytest
 
-from tandem.ops.cpu.library import library
+from tandem.ops.cpu.compiled import library
 
 
 @pytest.fixture(autouse=True)

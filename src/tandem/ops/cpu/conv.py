@@ -6,7 +6,7 @@ Shapes: T tokens, S documents, C channels, W taps.
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, is_narrow
+from tandem.ops.cpu.compiled import call, int64s, is_narrow
 from tandem.ops.layout import SequenceLayout
 
 

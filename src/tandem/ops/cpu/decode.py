@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, is_narrow, library
+from tandem.ops.cpu.compiled import call, int64s, is_narrow, library
 
 _LANES = 16  # widths of experts must be multiples of the widest vector
 _FORMS = {

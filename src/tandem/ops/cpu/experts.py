@@ -6,7 +6,7 @@ Shapes: T tokens, K choices a token, R = T K rows sorted by expert, D width.
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, is_narrow
+from tandem.ops.cpu.compiled import call, is_narrow
 
 
 def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, is_narrow
+from tandem.ops.cpu.compiled import call, int64s, is_narrow
 
 # (dtype in, dtype out) of a norm, in the numbering of the kernel.
 _FORMS = {

@@ -6,7 +6,7 @@ Shapes: T tokens, S documents, H heads, P head width, G groups, N state width, C
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.library import call, int64s, is_narrow
+from tandem.ops.cpu.compiled import call, int64s, is_narrow
 from tandem.ops.layout import SequenceLayout
 
 _CHUNK = 64  # a chunk's tiles fit the second-level cache; independent of layout.chunk, as results are

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tandem.ops.cpu import library as module
+from tandem.ops.cpu import compiled as module
 
 
 @pytest.fixture(autouse=True)
