@@ -8,7 +8,15 @@ from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, recycle
 from tandem.nn.mamba import Mamba
 from tandem.nn.pattern import SYMBOLS, hybrid_pattern, parse_pattern
 from tandem.nn.presets import preset, presets
-from tandem.nn.rope import LinearScaling, Llama3Scaling, PairScaling, RopeScaling, YarnScaling, yarn_amplitude
+from tandem.nn.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    PairScaling,
+    RopeScaling,
+    YarnScaling,
+    rotary_frequencies,
+    yarn_amplitude,
+)
 from tandem.nn.state import DecodeState, KVSlots, SSMSlots
 from tandem.ops import SequenceLayout
 
@@ -45,5 +53,6 @@ __all__ = [
     "preset",
     "presets",
     "recycle",
+    "rotary_frequencies",
     "yarn_amplitude",
 ]
