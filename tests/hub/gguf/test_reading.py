@@ -278,8 +278,8 @@ def test_a_file_that_is_cut_off_is_named(hybrid: bytes, tmp_path: Path, share: f
     assert "\n" not in str(caught.value)
 
 
-def rewritten(content: bytes, path: Path, keys: dict[str, Any], drop: str = "", rename: str = "") -> Path:
-    """The file with other keys, and without a tensor or with one under the name "extra"."""
+def rewritten(content: bytes, path: Path, keys: dict[str, Any], drop: str = "", twice: str = "") -> Path:
+    """The file with other keys, without a tensor, or with one a second time under the name "extra"."""
     path.write_bytes(content)
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(path.with_suffix(".new"), "granitehybrid")
@@ -293,8 +293,8 @@ def rewritten(content: bytes, path: Path, keys: dict[str, Any], drop: str = "", 
             writer.add_key_value(name, value, kind, gguf.GGUFValueType.INT32 if isinstance(value, list) else None)
     for tensor in reader.tensors:
         if tensor.name != drop:
-            name = "extra" if tensor.name == rename else tensor.name
-            writer.add_tensor(name, tensor.data.copy(), raw_dtype=tensor.tensor_type)
+            for name in (tensor.name, "extra") if tensor.name == twice else (tensor.name,):
+                writer.add_tensor(name, tensor.data.copy(), raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -334,7 +334,7 @@ def test_wrong_keys_are_named(hybrid: bytes, tmp_path: Path, keys: dict[str, Any
 def test_missing_and_left_over_tensors_are_named(hybrid: bytes, tmp_path: Path):
     for options, error in (
         ({"drop": "blk.0.ssm_a"}, "lacks blk.0.ssm_a, which does not fit its metadata"),
-        ({"rename": "blk.0.ssm_conv1d.bias"}, "has unexpected extra, which does not fit its metadata"),
+        ({"twice": "blk.0.ssm_a"}, "has unexpected extra, which does not fit its metadata"),
         ({"drop": "token_embd.weight"}, "has no token_embd.weight; use a file of a whole model"),
     ):
         path = rewritten(hybrid, tmp_path / "model.gguf", {}, **options)

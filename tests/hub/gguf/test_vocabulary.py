@@ -110,8 +110,8 @@ def test_a_rule_comes_back_by_its_name_and_by_tokenizer_json(rule: str):
         assert isinstance(read, PretrainedTokenizer)
         assert read.special == words.special
         assert read.text_ids("a b") == words.text_ids("a b")
-        assert read.vocab_size == words.vocab_size == 331
-        assert read.encode("<tool>")[0] == 330 == words.encode("<tool>")[0]
+        assert read.vocab_size == words.vocab_size
+        assert read.encode("<tool>") == words.encode("<tool>") == [words.vocab_size - 1]
 
 
 def test_our_tokenizer_comes_back_as_ours(files: dict[str, Path]):
@@ -203,7 +203,7 @@ def test_tokenizers_unknown_to_llama_cpp_are_named(kind: str, error: str):
         ({"tokenizer.ggml.model": "llama"}, "has tokenizer.ggml.model='llama' with pre='gpt-2'"),
         ({"tokenizer.ggml.tokens": None}, "has no tokenizer.ggml.tokens; use a file of a whole model"),
         ({"tokenizer.ggml.merges": [1, 2]}, "has a tokenizer.ggml.merges that is no list of type str"),
-        ({"tokenizer.ggml.token_type": [1]}, "has 331 tokens and 1 tokenizer.ggml.token_type"),
+        ({"tokenizer.ggml.token_type": [1]}, "tokens and 1 tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.merges": ["q§ z§"]}, "has no usable tokenizer"),
         ({"tokenizer.ggml.bos_token_id": "0"}, "has tokenizer.ggml.bos_token_id='0', which must be of type int"),
         ({"tokenizer.chat_template": 3}, "has tokenizer.chat_template=3, which must be of type str"),

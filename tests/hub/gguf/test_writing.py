@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shapes import FAMILIES, PEER, build, logits, peer_logits, tokenizer
 
 from tandem import hub
-from tandem.hub.gguf import architecture_of, write_gguf
+from tandem.hub.gguf import FORMATS, architecture_of, write_gguf
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[hf]'")
@@ -145,7 +145,8 @@ def test_numbers_are_rounded_once(tmp_path: Path):
     assert torch.equal(read["bf16"], want.bfloat16().float())
     assert torch.equal(read["f16"], want.half().float())
     step = want.unflatten(1, (-1, 32)).abs().amax(-1, keepdim=True) / 127
-    assert ((read["q8_0"] - want).unflatten(1, (-1, 32)).abs() <= 0.51 * step).all()
+    # half a step, and what the rounding of the step itself to float16 adds over 127 of them
+    assert ((read["q8_0"] - want).unflatten(1, (-1, 32)).abs() <= (0.5 + 127 * 2**-11) * step).all()
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "BF16"), ("float16", "F16"), ("float32", "F32")])
