@@ -209,3 +209,16 @@ def test_wrong_arguments_are_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"for the nearest, granitehybrid, change attention\.qk_norm=true"):
         write_gguf(other, tokenizer(), tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@torch.no_grad()
+def test_transformers_reads_what_is_written(family: str, tmp_path: Path):
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
+    attention = AttentionConfig(heads=4, kv_heads=2, head_width=16, qk_norm=False, bias=family == "qwen2")
+    config = HYBRID.replace(pattern="(AF)2", attention=attention, ffn=DenseConfig(hidden=96))
+    model = build(config, 0)
+    write_gguf(model, tokenizer(), tmp_path / "model.gguf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+    assert theirs.config.model_type == family
+    assert off(theirs(tokens(0)[None]).logits[0], logits(model, tokens(0))) < 1e-5
