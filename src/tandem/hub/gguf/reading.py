@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,8 @@ def _reader(library: Any) -> Any:
 
     class Reader(library.GGUFReader):
         def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if isinstance(self.data, np.memmap):  # whose subclass costs as much as all the rest of reading a vocabulary
+                self.data = self.data.view(np.ndarray)
             found = super()._get(offset, dtype, count, override_order)
             if len(found) != int(count):
                 raise ValueError(f"it ends at byte {len(self.data)}")
