@@ -1,6 +1,7 @@
 """Models on disk: save and load directories, bundled checkpoints by name, and the device they go to."""
 
 from tandem.hub.device import choose_device
-from tandem.hub.directory import SavedConfig, bundled, find, load, read_config, save
+from tandem.hub.directory import bundled, find, load, read_config, save
+from tandem.hub.header import SavedConfig
 
 __all__ = ["SavedConfig", "bundled", "choose_device", "find", "load", "read_config", "save"]

@@ -1,0 +1,251 @@
+"""`HybridLM` behind the interface of `transformers`: rows with padding in, packed documents inside, rows out.
+
+Padding never reaches the model: valid tokens are packed, so left, right or no padding give the same numbers. Start at
+`TandemForCausalLM.forward`.
+
+Shapes: B rows, L columns, T packed tokens, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import PrefixChange
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from tandem.hub.transformers.cache import TandemCache
+from tandem.hub.transformers.config import TandemConfig
+from tandem.nn import HybridLM, SequenceLayout
+
+
+class TokenEmbedding(nn.Module):
+    """The embedding of a model as a module, for hooks and for `get_input_embeddings`; the parameter stays the model's."""
+
+    def __init__(self, model: HybridLM) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: a submodule would list the model's parameters twice
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D)."""
+        return self._model[0].embedding
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Rows of the embedding, one a token."""
+        return self._model[0].embed(tokens)
+
+
+class TandemForCausalLM(PreTrainedModel, GenerationMixin):
+    """A Tandem model for `generate`, the Trainer, TRL, PEFT and lm-eval.
+
+    >>> model = AutoModelForCausalLM.from_pretrained("directory of m.save")             # doctest: +SKIP
+    """
+
+    config_class = TandemConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Layer"]  # noqa: RUF012 - as transformers declares it
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["island"]  # noqa: RUF012
+    _is_stateful = True  # no decoding that goes back: SSM states cannot
+
+    def __init__(self, config: TandemConfig) -> None:
+        super().__init__(config)
+        self.model = HybridLM(config.shape)
+        self.embed_tokens = TokenEmbedding(self.model)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, output_loading_info: bool = False, **options: Any) -> Any:
+        """As in `transformers`, but weights that are missing or left over are an error, not a warning.
+
+        Raises:
+            ValueError: a parameter the file lacks, has in another shape, or has no place for (named).
+        """
+        model, info = super().from_pretrained(*arguments, output_loading_info=True, **options)
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info[kind]:
+                name = sorted(map(str, info[kind]))[0]
+                raise ValueError(f"model.safetensors has {kind.replace('_', ' ')}, e.g. {name}; copy the directory again")
+        return (model, info) if output_loading_info else model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TandemCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **loss_options: Any,
+    ) -> Any:
+        """Logits of every column; zeros of the hidden state, so meaningless ones, under padding.
+
+        Args:
+            input_ids: (B, L); or inputs_embeds: (B, L, D), rows of the embedding.
+            attention_mask: (B, past + L) of 0 and 1; zeros are padding, wherever they are.
+            position_ids: (B, L); without a cache each 0 begins a new document, so a row may hold several.
+            past_key_values: of an earlier call; updated in place, under `torch.no_grad()` only.
+            labels: (B, L), shifted inside, -100 ignored. In training the routers' balance loss is added.
+            use_cache: return a cache to go on from; off unless asked for.
+            logits_to_keep: last columns to compute logits for (0: all), or their indices.
+        Returns:
+            A `MoeCausalLMOutputWithPast`: loss, aux_loss, logits (B, L, V), past_key_values.
+        Raises:
+            ValueError: no or two inputs, a mask that does not fit, attentions or hidden states asked for, or a cache while
+                gradients are on.
+        """
+        _refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        x_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = TandemCache(self.model.new_state(len(x_BLD), x_BLD.device))
+        batch = _Packed.of(x_BLD.shape[:2], attention_mask, position_ids, past_key_values is not None)
+        x_TD, aux = self._hidden(batch.pack(x_BLD), batch.lengths, past_key_values, x_BLD.shape[1])
+        columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.model.logits(batch.unpack(x_TD)[:, columns])
+        loss, balance = None, aux.balance_loss if self.training else None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
+            loss = loss if balance is None else loss + balance
+        output = MoeCausalLMOutputWithPast(loss=loss, aux_loss=balance, logits=logits, past_key_values=past_key_values)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _hidden(self, x_TD: Tensor, lengths: list[int], cache: TandemCache | None, columns: int) -> Any:
+        if cache is None:
+            layout = SequenceLayout.from_lengths(lengths, chunk=self.model.config.chunk, device=x_TD.device)
+            return self.model.hidden_of(x_TD, layout)
+        result = self.model.hidden_of(x_TD, cache.state.layout(lengths), cache.state)
+        cache.read(columns)
+        return result
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """`HybridLM.recompute`, under the name that `gradient_checkpointing_enable` sets."""
+        return self.model.recompute
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        self.model.recompute = on
+
+    def get_input_embeddings(self) -> nn.Module:
+        """A module with the embedding's weight."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Takes over a module's weight."""
+        self._set_vocabulary(nn.Parameter(value.weight), None)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head; tied, it is the embedding."""
+        return self.model.head or self.embed_tokens
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Adds or removes ids at the end of the vocabulary, as in `transformers`; returns the input embedding."""
+        if new_num_tokens is None and pad_to_multiple_of is None:
+            return self.embed_tokens
+        old = nn.Embedding.from_pretrained(self.model.embedding.detach())
+        new = self._get_resized_embeddings(old, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        head = self.model.head and self._get_resized_lm_head(self.model.head, new.num_embeddings, False, mean_resizing)
+        self._set_vocabulary(nn.Parameter(new.weight.detach()), head and nn.Parameter(head.weight.detach()))
+        return self.embed_tokens
+
+    def _set_vocabulary(self, embedding: nn.Parameter, head: nn.Parameter | None) -> None:
+        shape = self.config.shape.replace(vocab_size=len(embedding))
+        self.config.model = shape.to_dict()
+        self.model.config = shape
+        self.model.embedding = embedding.requires_grad_(self.model.embedding.requires_grad)
+        if self.model.head and head is not None:
+            self.model.head.weight = head.requires_grad_(self.model.head.weight.requires_grad)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the model draws its own weights when it is made, and loading leaves none out."""
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # `forward` makes its own
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Where the valid tokens of a batch of rows are.
+
+    Attributes:
+        shape: B, L.
+        index_T: place of each valid token among all B · L; None when all are valid.
+        lengths: tokens of each document, in order.
+    """
+
+    shape: tuple[int, int]
+    index_T: Tensor | None
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], mask: Tensor | None, position_ids: Tensor | None, cached: bool) -> Self:
+        rows, columns = shape
+        valid_BL = None if mask is None else _valid(mask, rows, columns)
+        index_T = None if valid_BL is None or bool(valid_BL.all()) else valid_BL.flatten().nonzero().flatten()
+        if position_ids is not None and not cached and columns > 1:
+            return cls((rows, columns), index_T, _documents(position_ids.expand(rows, columns), index_T))
+        counts = [columns] * rows if index_T is None or valid_BL is None else valid_BL.sum(1).tolist()
+        if cached and min(counts) < 1:
+            raise ValueError(f"attention_mask leaves row {counts.index(0)} no token; with a cache each row needs one")
+        return cls((rows, columns), index_T, [count for count in counts if count])
+
+    def pack(self, x_BLD: Tensor) -> Tensor:
+        """The valid ones as x_TD."""
+        x_RD = x_BLD.flatten(0, 1)
+        return x_RD if self.index_T is None else x_RD[self.index_T]
+
+    def unpack(self, x_TD: Tensor) -> Tensor:
+        """Back to rows, zeros between."""
+        rows, columns = self.shape
+        if self.index_T is not None:
+            x_TD = x_TD.new_zeros(rows * columns, x_TD.shape[1]).index_copy(0, self.index_T, x_TD)
+        return x_TD.view(rows, columns, -1)
+
+
+def _valid(mask: Tensor, rows: int, columns: int) -> Tensor:
+    if mask.ndim != 2 or len(mask) != rows or mask.shape[1] < columns:
+        raise ValueError(f"attention_mask of shape {tuple(mask.shape)} does not fit {rows} rows of {columns} tokens")
+    return mask[:, -columns:] != 0
+
+
+def _documents(position_BL: Tensor, index_T: Tensor | None) -> list[int]:
+    """Lengths of the documents: one begins with each row and at each position 0."""
+    rows, columns = position_BL.shape
+    row_T = torch.arange(rows, device=position_BL.device).repeat_interleave(columns)
+    position_T = position_BL.flatten()
+    if index_T is not None:
+        row_T, position_T = row_T[index_T], position_T[index_T]
+    begins_T = position_T == 0
+    begins_T[0] = True
+    begins_T[1:] |= row_T[1:] != row_T[:-1]
+    firsts = [*begins_T.nonzero().flatten().tolist(), len(row_T)]
+    return [end - begin for begin, end in zip(firsts, firsts[1:], strict=False)]
+
+
+def _refuse(**asked: bool | None) -> None:
+    for name, value in asked.items():
+        if value:
+            raise ValueError(f"{name}=True is not supported by Tandem models; leave it out")
+
+
+def register() -> None:
+    """Makes the Auto classes know `model_type="tandem"`; files keep the names that `tandem.load` reads."""
+    AutoConfig.register(TandemConfig.model_type, TandemConfig, exist_ok=True)
+    AutoModelForCausalLM.register(TandemConfig, TandemForCausalLM, exist_ok=True)
+    register_checkpoint_conversion_mapping(
+        TandemConfig.model_type, [PrefixChange(prefix_to_add="model")], overwrite=True
+    )
