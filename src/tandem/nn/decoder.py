@@ -287,7 +287,9 @@ class HybridLM(nn.Module):
         if state is not None and layout.starts != tuple(state.lengths):
             raise ValueError(f"layout.starts={list(layout.starts)[:8]} differ from state.lengths={state.lengths[:8]}")
         if self._recomputes() and self.training and any(mixture.config.capacity_factor for mixture in self._mixtures()):
-            raise ValueError("recompute=True with moe.capacity_factor would recycle other tokens in the backward pass; use null")
+            raise ValueError(
+                "recompute=True with moe.capacity_factor would recycle other tokens in the backward pass; use null"
+            )
         if routes is not None and [tuple(r.shape) for r in routes] != [
             (len(x_TD), m.config.top_k) for m in self._mixtures()
         ]:

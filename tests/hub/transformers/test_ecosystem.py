@@ -1,8 +1,6 @@
 """Tools that are built on `transformers`, run on the bundled model as a directory of `LanguageModel.save`."""
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,7 @@ def test_trl_fine_tunes_it(nano: Path, tmp_path: Path) -> None:
         max_steps=5,
         per_device_train_batch_size=4,
         learning_rate=1e-3,
-        gradient_checkpointing=True,
+        activation_checkpointing=True,
         use_cpu=True,
         bf16=False,
         report_to=[],
@@ -135,5 +133,3 @@ def test_lm_eval_scores_it(nano: Path, tmp_path: Path, monkeypatch: pytest.Monke
     until = Instance("generate_until", {}, ("Returns the", {"until": ["."], "max_gen_toks": 12, "do_sample": False}), 0)
     text = ours.generate("Returns the", max_tokens=12, temperature=0, stop=".").text
     assert lm.generate_until([until])[0].strip() == text.strip()
-    assert json.dumps(lm.model.config.to_dict(), default=str)
-    assert os.environ["HF_HUB_OFFLINE"] == "1"

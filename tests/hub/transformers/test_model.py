@@ -191,14 +191,14 @@ def test_gradient_checkpointing_changes_no_gradient(peer: TandemForCausalLM) -> 
     tokens, _ = rows([11, 11], left=False)
     plain, saving = copy.deepcopy(peer).train(), copy.deepcopy(peer).train()
     saving.activation_checkpointing_enable()
-    assert saving.model.recompute
+    assert saving.model.net.recompute
     for model in (plain, saving):
         model(tokens, labels=tokens).loss.backward()
     for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
         assert a.grad is not None, name
         assert torch.equal(a.grad, b.grad), name
     saving.activation_checkpointing_disable()
-    assert not saving.model.recompute
+    assert not saving.model.net.recompute
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -210,7 +210,7 @@ def test_the_vocabulary_can_grow_and_shrink(
     size, tokens = peer.config.vocab_size, rows([6], left=False)[0]
     before = peer(tokens).logits
     embedding = peer.resize_token_embeddings(size + 5)
-    assert embedding.weight.shape[0] == peer.config.vocab_size == peer.model.config.vocab_size == size + 5
+    assert embedding.weight.shape[0] == peer.config.vocab_size == peer.model.net.config.vocab_size == size + 5
     after = peer(tokens).logits
     assert after.shape[-1] == size + 5
     torch.testing.assert_close(after[..., :size], before, **BETWEEN)
@@ -246,7 +246,7 @@ def test_a_config_alone_makes_a_fresh_model(model: HybridLM) -> None:
     peer = AutoModelForCausalLM.from_config(TandemConfig(model=model.config.to_dict()))
     torch.manual_seed(0)
     fresh = HybridLM(model.config)
-    assert all(torch.equal(a, b) for a, b in zip(peer.model.parameters(), fresh.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(peer.model.net.parameters(), fresh.parameters(), strict=True))
     assert TandemConfig().shape == preset("nano")
 
 
@@ -298,5 +298,5 @@ def test_weights_that_are_missing_are_an_error(saved: Path) -> None:
     whole = load_file(saved / "model.safetensors")
     del whole["norm.weight"]
     save_file(whole, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"model\.safetensors has missing keys, e\.g\. model\.norm\.weight"):
+    with pytest.raises(ValueError, match=r"model\.safetensors has missing keys, e\.g\. norm\.weight"):
         AutoModelForCausalLM.from_pretrained(saved)

@@ -15,7 +15,7 @@ class TandemCache(Cache):
         state: what the model remembers, a slot a row; each knows its own length, padding not counted.
     """
 
-    is_compileable = False
+    is_compileable = False  # pyright: ignore[reportAssignmentType] - a property of the base class
 
     def __init__(self, state: DecodeState) -> None:
         super().__init__(layers=[])
@@ -52,7 +52,9 @@ class TandemCache(Cache):
         Raises:
             ValueError: always.
         """
-        raise ValueError("past_key_values of a Tandem model cannot be cropped: SSM states do not go back; read the text anew")
+        raise ValueError(
+            "past_key_values of a Tandem model cannot be cropped: SSM states do not go back; read the text anew"
+        )
 
     def reset(self) -> None:
         """Forgets everything."""

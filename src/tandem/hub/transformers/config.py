@@ -66,3 +66,8 @@ class TandemConfig(PreTrainedConfig):
     def max_position_embeddings(self) -> int:
         """The longest sequence it is meant for."""
         return self.shape.context
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the logits, for trainers that apply the head themselves."""
+        return self.shape.logit_scale

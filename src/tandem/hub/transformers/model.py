@@ -6,6 +6,7 @@ Padding never reaches the model: valid tokens are packed, so left, right or no p
 Shapes: B rows, L columns, T packed tokens, D width, V vocabulary.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,27 +16,88 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreT
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.utils.generic import ModelOutput
 
 from tandem.hub.transformers.cache import TandemCache
 from tandem.hub.transformers.config import TandemConfig
-from tandem.nn import HybridLM, SequenceLayout
+from tandem.nn import Aux, HybridLM, SequenceLayout
+
+_PREFIX = "model.net"  # of a parameter here; in files its name is that of `HybridLM`
 
 
 class TokenEmbedding(nn.Module):
     """The embedding of a model as a module, for hooks and for `get_input_embeddings`; the parameter stays the model's."""
 
-    def __init__(self, model: HybridLM) -> None:
+    bias = None  # as an output embedding it is asked for one
+
+    def __init__(self, net: HybridLM) -> None:
         super().__init__()
-        self._model = (model,)  # in a tuple: a submodule would list the model's parameters twice
+        self._net = (net,)  # in a tuple: a submodule would list the model's parameters twice
 
     @property
     def weight(self) -> Tensor:
         """(V, D)."""
-        return self._model[0].embedding
+        return self._net[0].embedding
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding, one a token."""
-        return self._model[0].embed(tokens)
+        return self._net[0].embed(tokens)
+
+
+@dataclass
+class TandemModelOutput(ModelOutput):
+    """What comes before the head.
+
+    Attributes:
+        last_hidden_state: (B, L, D), normalized; zeros under padding.
+        past_key_values: the cache, if there is one.
+        balance_loss: of the routers; 0 for a dense model.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: TandemCache | None = None
+    balance_loss: Tensor | None = None
+
+
+class TandemModel(nn.Module):
+    """Rows of tokens to hidden states: everything but the head. Arguments as in `TandemForCausalLM.forward`."""
+
+    def __init__(self, config: TandemConfig) -> None:
+        super().__init__()
+        self.net = HybridLM(config.shape)
+        self.embed_tokens = TokenEmbedding(self.net)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TandemCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **ignored: Any,
+    ) -> TandemModelOutput:
+        """Packs valid tokens, runs the model, and puts its hidden states back into rows."""
+        _refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        x_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = TandemCache(self.net.new_state(len(x_BLD), x_BLD.device))
+        batch = _Packed.of(x_BLD, attention_mask, position_ids, past_key_values is not None)
+        x_TD, aux = self._hidden(batch.pack(x_BLD), batch.lengths, past_key_values, x_BLD.shape[1])
+        balance = aux.balance_loss if self.training else None
+        return TandemModelOutput(batch.unpack(x_TD), past_key_values, balance)
+
+    def _hidden(self, x_TD: Tensor, lengths: list[int], cache: TandemCache | None, columns: int) -> tuple[Tensor, Aux]:
+        if cache is None:
+            layout = SequenceLayout.from_lengths(lengths, chunk=self.net.config.chunk, device=x_TD.device)
+            return self.net.hidden_of(x_TD, layout)
+        result = self.net.hidden_of(x_TD, cache.state.layout(lengths), cache.state)
+        cache.read(columns)
+        return result
 
 
 class TandemForCausalLM(PreTrainedModel, GenerationMixin):
@@ -54,8 +116,7 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: TandemConfig) -> None:
         super().__init__(config)
-        self.model = HybridLM(config.shape)
-        self.embed_tokens = TokenEmbedding(self.model)
+        self.model = TandemModel(config)
         self.post_init()
 
     @classmethod
@@ -65,14 +126,17 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: a parameter the file lacks, has in another shape, or has no place for (named).
         """
-        model, info = super().from_pretrained(*arguments, output_loading_info=True, **options)
+        loaded: Any = super().from_pretrained(*arguments, output_loading_info=True, **options)
+        model, info = loaded
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[kind]:
-                name = sorted(map(str, info[kind]))[0]
-                raise ValueError(f"model.safetensors has {kind.replace('_', ' ')}, e.g. {name}; copy the directory again")
+                name = min(map(str, info[kind])).removeprefix(_PREFIX + ".")
+                raise ValueError(
+                    f"model.safetensors has {kind.replace('_', ' ')}, e.g. {name}; copy the directory again"
+                )
         return (model, info) if output_loading_info else model
 
-    def forward(
+    def forward(  # noqa: PLR0913 - the signature that callers of `transformers` know
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -86,8 +150,8 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **loss_options: Any,
-    ) -> Any:
-        """Logits of every column; zeros of the hidden state, so meaningless ones, under padding.
+    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits of every column; those under padding mean nothing.
 
         Args:
             input_ids: (B, L); or inputs_embeds: (B, L, D), rows of the embedding.
@@ -98,76 +162,76 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache: return a cache to go on from; off unless asked for.
             logits_to_keep: last columns to compute logits for (0: all), or their indices.
         Returns:
-            A `MoeCausalLMOutputWithPast`: loss, aux_loss, logits (B, L, V), past_key_values.
+            loss, aux_loss, logits (B, L, V) and past_key_values.
         Raises:
             ValueError: no or two inputs, a mask that does not fit, attentions or hidden states asked for, or a cache while
                 gradients are on.
         """
-        _refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        x_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = TandemCache(self.model.new_state(len(x_BLD), x_BLD.device))
-        batch = _Packed.of(x_BLD.shape[:2], attention_mask, position_ids, past_key_values is not None)
-        x_TD, aux = self._hidden(batch.pack(x_BLD), batch.lengths, past_key_values, x_BLD.shape[1])
+        read = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+        )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.model.logits(batch.unpack(x_TD)[:, columns])
-        loss, balance = None, aux.balance_loss if self.training else None
+        logits = self.model.net.logits(read.last_hidden_state[:, columns])
+        loss, balance = None, read.balance_loss
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
             loss = loss if balance is None else loss + balance
-        output = MoeCausalLMOutputWithPast(loss=loss, aux_loss=balance, logits=logits, past_key_values=past_key_values)
+        cache = read.past_key_values
+        output = MoeCausalLMOutputWithPast(loss=loss, aux_loss=balance, logits=logits, past_key_values=cache)
         return output if return_dict is not False else output.to_tuple()
-
-    def _hidden(self, x_TD: Tensor, lengths: list[int], cache: TandemCache | None, columns: int) -> Any:
-        if cache is None:
-            layout = SequenceLayout.from_lengths(lengths, chunk=self.model.config.chunk, device=x_TD.device)
-            return self.model.hidden_of(x_TD, layout)
-        result = self.model.hidden_of(x_TD, cache.state.layout(lengths), cache.state)
-        cache.read(columns)
-        return result
 
     @property
     def gradient_checkpointing(self) -> bool:
         """`HybridLM.recompute`, under the name that `gradient_checkpointing_enable` sets."""
-        return self.model.recompute
+        return self.model.net.recompute
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, on: bool) -> None:
-        self.model.recompute = on
+        self.model.net.recompute = on
 
     def get_input_embeddings(self) -> nn.Module:
         """A module with the embedding's weight."""
-        return self.embed_tokens
+        return self.model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Takes over a module's weight."""
-        self._set_vocabulary(nn.Parameter(value.weight), None)
+        assert isinstance(value.weight, Tensor)
+        self._set_vocabulary(nn.Parameter(value.weight.detach()), None)
 
     def get_output_embeddings(self) -> nn.Module:
         """The head; tied, it is the embedding."""
-        return self.model.head or self.embed_tokens
+        return self.model.net.head or self.model.embed_tokens
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
         """Adds or removes ids at the end of the vocabulary, as in `transformers`; returns the input embedding."""
         if new_num_tokens is None and pad_to_multiple_of is None:
-            return self.embed_tokens
-        old = nn.Embedding.from_pretrained(self.model.embedding.detach())
+            return self.model.embed_tokens
+        old = nn.Embedding.from_pretrained(self.model.net.embedding.detach())
         new = self._get_resized_embeddings(old, new_num_tokens, pad_to_multiple_of, mean_resizing)
-        head = self.model.head and self._get_resized_lm_head(self.model.head, new.num_embeddings, False, mean_resizing)
+        head = self.model.net.head and self._get_resized_lm_head(
+            self.model.net.head, new.num_embeddings, False, mean_resizing
+        )
         self._set_vocabulary(nn.Parameter(new.weight.detach()), head and nn.Parameter(head.weight.detach()))
-        return self.embed_tokens
+        return self.model.embed_tokens
 
     def _set_vocabulary(self, embedding: nn.Parameter, head: nn.Parameter | None) -> None:
         shape = self.config.shape.replace(vocab_size=len(embedding))
         self.config.model = shape.to_dict()
-        self.model.config = shape
-        self.model.embedding = embedding.requires_grad_(self.model.embedding.requires_grad)
-        if self.model.head and head is not None:
-            self.model.head.weight = head.requires_grad_(self.model.head.weight.requires_grad)
+        self.model.net.config = shape
+        embedding.requires_grad = self.model.net.embedding.requires_grad
+        self.model.net.embedding = embedding
+        if self.model.net.head and head is not None:
+            head.requires_grad = self.model.net.head.weight.requires_grad
+            self.model.net.head.weight = head
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the model draws its own weights when it is made, and loading leaves none out."""
@@ -192,8 +256,8 @@ class _Packed:
     lengths: list[int]
 
     @classmethod
-    def of(cls, shape: tuple[int, int], mask: Tensor | None, position_ids: Tensor | None, cached: bool) -> Self:
-        rows, columns = shape
+    def of(cls, x_BLD: Tensor, mask: Tensor | None, position_ids: Tensor | None, cached: bool) -> Self:
+        rows, columns, _ = x_BLD.shape
         valid_BL = None if mask is None else _valid(mask, rows, columns)
         index_T = None if valid_BL is None or bool(valid_BL.all()) else valid_BL.flatten().nonzero().flatten()
         if position_ids is not None and not cached and columns > 1:
@@ -233,7 +297,7 @@ def _documents(position_BL: Tensor, index_T: Tensor | None) -> list[int]:
     begins_T[0] = True
     begins_T[1:] |= row_T[1:] != row_T[:-1]
     firsts = [*begins_T.nonzero().flatten().tolist(), len(row_T)]
-    return [end - begin for begin, end in zip(firsts, firsts[1:], strict=False)]
+    return [end - begin for begin, end in itertools.pairwise(firsts)]
 
 
 def _refuse(**asked: bool | None) -> None:
@@ -247,5 +311,5 @@ def register() -> None:
     AutoConfig.register(TandemConfig.model_type, TandemConfig, exist_ok=True)
     AutoModelForCausalLM.register(TandemConfig, TandemForCausalLM, exist_ok=True)
     register_checkpoint_conversion_mapping(
-        TandemConfig.model_type, [PrefixChange(prefix_to_add="model")], overwrite=True
+        TandemConfig.model_type, [PrefixChange(prefix_to_add=_PREFIX)], overwrite=True
     )
