@@ -100,7 +100,7 @@ def check_gradients(released: Released, seed: int) -> None:
     size = 1e-3 * max(float(gradient.abs().max()) for gradient in want.values())
     for weight in weights_of(released.family, ours.config, set(want)):
         if weight.target in got:  # a selection bias has no gradient
-            expected = torch.cat([weight.layout(want[source]) for source in weight.sources])
+            expected = torch.cat([weight.layout.there(want[source]) for source in weight.sources])
             gradient = got[weight.target]
             assert gradient is not None, weight.target
             assert_close(gradient, expected, 1e-3, size)
