@@ -7,13 +7,14 @@ Shapes: as in weights.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tandem.hub.huggingface.config import ACTIVATIONS_OF_DENSE, ACTIVATIONS_OF_GATED, model_config
+from tandem.hub.huggingface.rope import rope_parameters
 from tandem.hub.huggingface.weights import Weight, weights_of
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
@@ -84,7 +85,13 @@ def _spelled_out(shape: AttentionConfig | MambaConfig | MoEConfig) -> dict[str, 
     """Fields whose None stands for a number, as that number."""
     match shape:
         case AttentionConfig(rope=False):
-            return {"rope_base": 1.0, "rope_alpha": 1.0, "rotary_width": None, "scale": _scale(shape)}
+            return {
+                "rope_base": 1.0,
+                "rope_alpha": 1.0,
+                "rotary_width": None,
+                "rope_scaling": None,
+                "scale": _scale(shape),
+            }
         case AttentionConfig():
             turned = shape.rotary_width or shape.head_width
             return {"rope_base": shape.rotary_base, "rope_alpha": 1.0, "rotary_width": turned, "scale": _scale(shape)}
@@ -134,9 +141,7 @@ def _attention(shape: AttentionConfig | None) -> dict[str, Any]:
         "attention_bias": shape.bias,
     }
     if shape.rope:
-        part = (shape.rotary_width or shape.head_width) / shape.head_width
-        turned = {} if part == 1 else {"partial_rotary_factor": part}
-        plain["rope_parameters"] = {"rope_type": "default", "rope_theta": shape.rotary_base, **turned}
+        plain["rope_parameters"] = rope_parameters(shape)
     return plain
 
 
@@ -283,4 +288,11 @@ _FAMILIES: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
     "mamba2": _mamba2,
     "nemotron_h": _nemotron,
 }
-_SYMBOLS = {"llama": "AF", "qwen2": "AF", "granitemoehybrid": "AMF", "bamba": "AMF", "mamba2": "M", "nemotron_h": "AMFE"}
+_SYMBOLS = {
+    "llama": "AF",
+    "qwen2": "AF",
+    "granitemoehybrid": "AMF",
+    "bamba": "AMF",
+    "mamba2": "M",
+    "nemotron_h": "AMFE",
+}

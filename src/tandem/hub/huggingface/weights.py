@@ -7,7 +7,7 @@ holds more than the model and one tensor beside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,22 +32,6 @@ _TURNED_ALONE = Layout(lambda tensor: tensor.t()[None], lambda tensor: tensor[0]
 """The matrix of one expert, as a stack of one."""
 _TAPS = Layout(lambda tensor: tensor.squeeze(1), lambda tensor: tensor.unsqueeze(1))
 """(C, 1, W) of a depthwise convolution."""
-
-
-@runtime_checkable
-class TensorSource(Protocol):
-    """Tensors of a checkpoint by the names of this file's tables; `path` is where it lies, for messages."""
-
-    path: Path
-
-    @property
-    def names(self) -> set[str]:
-        """What can be read."""
-        ...
-
-    def read(self, names: Sequence[str]) -> Iterator[Tensor]:
-        """Yields tensors in order; memory holds one at a time."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +59,7 @@ def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None)
     Raises:
         ValueError: what `model_config` refuses; weights that are missing, left over, damaged or of another shape, named.
     """
-    return fill_model(plain, Shards(directory), dtype)
-
-
-def fill_model(plain: dict[str, Any], tensors: TensorSource, dtype: str | None = None) -> HybridLM:
-    """`load_model` with the tensors of any source."""
-    config = model_config(plain)
+    config, tensors = model_config(plain), Shards(directory)
     plan = weights_of(plain["model_type"], config, tensors.names)
     _check_names(tensors.path, config, plan, tensors.names)
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
@@ -100,7 +79,7 @@ def weights_of(family: str, config: ModelConfig, names: set[str]) -> list[Weight
     return list(_FAMILIES[family](config, names))
 
 
-def _fill(weight: Weight, shape: torch.Size, tensors: TensorSource, dtype: str | None) -> Tensor:
+def _fill(weight: Weight, shape: torch.Size, tensors: Shards, dtype: str | None) -> Tensor:
     target, row = torch.empty(0), 0
     for source, found in zip(weight.sources, tensors.read(weight.sources), strict=True):
         if found.dtype.itemsize < 2 or not found.is_floating_point():
