@@ -19,7 +19,7 @@ from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, Mo
 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
 
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM
 
 TOKENS = torch.arange(9)[None]
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_width=8, qk_norm=False)
@@ -50,9 +50,7 @@ def test_what_was_read_is_written_again(family: str):
             again.mkdir()
             save_file(tensors, again / "model.safetensors", metadata={"format": "pt"})
             (again / "config.json").write_text(json.dumps(plain))
-            found, info = AutoModelForCausalLM.from_pretrained(
-                again, dtype=torch.float32, output_loading_info=True
-            )
+            found, info = AutoModelForCausalLM.from_pretrained(again, dtype=torch.float32, output_loading_info=True)
             assert not any(info.values()), info
             want = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)(TOKENS, use_cache=False).logits
             before = {spelled(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}

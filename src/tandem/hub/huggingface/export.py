@@ -57,7 +57,7 @@ def released_tensors(model: HybridLM, plain: dict[str, Any]) -> dict[str, Tensor
         found = _narrowed(state[weight.target], model.embedding.dtype)
         for source, part in zip(weight.sources, _parts(weight, found, model.config), strict=True):
             name = source if source.startswith("lm_head.") else f"{base}.{source}"
-            tensors[name.replace(f"{base}.embeddings.", f"{base}.{embedding}.")] = weight.layout.back(part).contiguous()
+            tensors[name.replace(f"{base}.embeddings.", f"{base}.{embedding}.")] = _apart(weight.layout.back(part))
     return tensors
 
 
@@ -108,6 +108,12 @@ def _scale(shape: AttentionConfig) -> float:
 def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     narrow = tensor.to(dtype)
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """Contiguous, and no piece of another tensor, which safetensors would refuse."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _parts(weight: Weight, tensor: Tensor, config: ModelConfig) -> Sequence[Tensor]:
