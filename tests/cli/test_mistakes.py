@@ -57,7 +57,10 @@ OPTIONS = [
     (("chat", "nano", "--thinking", "deep"), "--thinking='deep' is no choice; use one of 'auto', 'short', 'long'"),
     (("convert", "nano"), "OUT, --to {transformers,tandem,gguf} is missing"),
     (("convert", "nano", "o", "--to", "onnx"), "--to='onnx' is no choice; use one of 'transformers', 'tandem', 'gguf'"),
-    (("convert", "nana", "o", "--to", "tandem"), "source='nana' is no directory and no bundled checkpoint; bundled: nano"),
+    (
+        ("convert", "nana", "o", "--to", "tandem"),
+        "source='nana' is no directory and no bundled checkpoint; bundled: nano",
+    ),
     (("convert", "nano", "o", "--to", "gguf"), "target='o' must be a file that ends in .gguf"),
     (("convert", "nano", "o.gguf", "--to", "gguf"), "no architecture of llama.cpp computes this model"),
     (("bench",), "{train,decode,kernels} is missing"),

@@ -13,7 +13,7 @@ from tandem.nn import AttentionConfig, DenseConfig, HybridLM, ModelConfig
 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
 
-from tandem.hub import conversion  # noqa: E402
+from tandem.hub import conversion
 
 
 @pytest.fixture
