@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,28 +97,6 @@ def _edge(scores: Tensor, count: int) -> float:
 @torch.no_grad()
 def logits(model: HybridLM, tokens: Tensor) -> Tensor:
     return model(tokens, SequenceLayout.from_lengths([len(tokens)], chunk=model.config.chunk)).float()
-
-
-def peer_logits(path: Path, tokens: Tensor) -> Tensor:
-    """llama.cpp's logits of every token, with keys and values in float32."""
-    import llama_cpp
-
-    model = llama_cpp.Llama(
-        str(path),
-        n_ctx=256,
-        n_threads=1,
-        n_threads_batch=1,
-        logits_all=True,
-        flash_attn=False,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        verbose=False,
-    )
-    try:
-        model.eval(tokens.tolist())
-        return torch.from_numpy(model.scores[: len(tokens)].copy())
-    finally:
-        model.close()
 
 
 def divisors(number: int) -> list[int]:

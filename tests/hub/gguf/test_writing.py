@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from shapes import FAMILIES, PEER, build, logits, peer_logits, tokenizer
+from shapes import FAMILIES, PEER, build, logits, tokenizer
 
 from tandem import hub
-from tandem.hub.gguf import FORMATS, architecture_of, write_gguf
+from tandem.hub.gguf import FORMATS, architecture_of, llama_cpp_logits, write_gguf
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[hf]'")
@@ -51,7 +51,7 @@ def check_peer(config: ModelConfig, seed: int) -> None:
     model = build(config, seed, tokens(seed))
     with tempfile.TemporaryDirectory() as folder:
         path = write_gguf(model, tokenizer(), Path(folder) / "model.gguf", format="f32")
-        theirs = peer_logits(path, tokens(seed))
+        theirs = llama_cpp_logits(path, tokens(seed))
     assert off(theirs, logits(model, tokens(seed))) < 1e-4
 
 
@@ -164,7 +164,7 @@ def test_llama_cpp_runs_what_is_quantized(tmp_path: Path):
     for format, tolerance in (("f16", 0.01), ("bf16", 0.05), ("q8_0", 0.1)):
         path = write_gguf(model, tokenizer(), tmp_path / "model.gguf", format=format)
         want = logits(hub.load(path)[0], tokens(0))
-        assert off(peer_logits(path, tokens(0)), want) < tolerance
+        assert off(llama_cpp_logits(path, tokens(0)), want) < tolerance
         assert off(want, logits(model, tokens(0))) < tolerance
 
 
@@ -185,7 +185,7 @@ def test_the_shape_that_is_timed(format: str, tmp_path: Path):
     assert architecture_of(config).name == "granitehybrid"
     model = HybridLM(config).bfloat16().eval()
     path = write_gguf(model, tokenizer(), tmp_path / "model.gguf", format=format)
-    got, want = peer_logits(path, tokens(0)), logits(model.float(), tokens(0))
+    got, want = llama_cpp_logits(path, tokens(0)), logits(model.float(), tokens(0))
     assert off(got, want) < 0.1
 
 
