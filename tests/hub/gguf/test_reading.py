@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +348,51 @@ def test_numbers_come_back_as_they_were_meant(hybrid: bytes, tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(hybrid)
     assert hub.read_config(tmp_path / "model.gguf").model.norm_eps == 1e-5
     assert not hub.read_config(tmp_path / "model.gguf").chat
+
+
+_PEAK = """
+import resource, sys, torch
+from pathlib import Path
+from tandem import hub
+from tandem.hub.gguf import GGUFFile, write_gguf
+from tandem.hub.gguf.library import library
+from tandem.nn import AttentionConfig, DenseConfig, HybridLM, ModelConfig
+sys.path.insert(0, sys.argv[2])
+from shapes import tokenizer
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+path = Path(sys.argv[1])
+if sys.argv[3] == "write":
+    config = ModelConfig(
+        vocab_size=8192, width=1024, pattern="(AF)6",
+        attention=AttentionConfig(heads=8, kv_heads=8, head_width=128, qk_norm=False), ffn=DenseConfig(hidden=4096),
+    )
+    model = HybridLM(config)
+    library(), tokenizer()
+    before = peak()
+    write_gguf(model, tokenizer(), path, format="q8_0" if path.stem == "q8_0" else "f32")
+else:
+    library()
+    before = peak()
+    model = GGUFFile(path).model()
+print(peak() - before, sum(t.nbytes for t in model.state_dict().values()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["f32", "q8_0"])
+def test_memory_is_the_weights_and_one_tensor(format: str, tmp_path: Path):
+    path, largest = tmp_path / f"{format}.gguf", 2 * 4096 * 1024 * 4
+    for way in ("write", "read"):
+        ran = subprocess.run(
+            [sys.executable, "-c", _PEAK, str(path), str(Path(__file__).parent), way],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peak, weights = map(int, ran.stdout.split())
+        assert weights > 400e6
+        # a piece of a parameter is copied, turned and encoded; a parameter of ours is at most two of theirs
+        assert peak < (weights if way == "read" else 0) + 2 * largest + 60e6, (way, peak)
