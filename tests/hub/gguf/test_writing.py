@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shapes import FAMILIES, PEER, build, logits, peer_logits, tokenizer
 
 from tandem import hub
-from tandem.hub.gguf import architecture_of, write_gguf
+from tandem.hub.gguf import FORMATS, architecture_of, write_gguf
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[hf]'")
