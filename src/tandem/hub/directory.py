@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from tandem.hub.device import choose_device
 from tandem.hub.dtypes import kept_dtype
 from tandem.hub.gguf import ARCHITECTURES, GGUFFile
 from tandem.hub.header import SavedConfig, generation_header, header, is_ours, read_header
-from tandem.hub.huggingface import MODEL_TYPES, load_model, model_config
+from tandem.hub.huggingface import MODEL_TYPES, Shards, load_model, model_config
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
@@ -108,7 +107,7 @@ def _check_vocabulary(file: Path, tokenizer: TextTokenizer, config: ModelConfig)
 
 def _load(directory: Path, config: ModelConfig, dtype: str | None) -> HybridLM:
     """A model that `save` wrote."""
-    tensors = _read_tensors(_file(directory, _WEIGHTS))
+    tensors = dict(Shards(directory).read_all())
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
         model = HybridLM(config)
     _check_fit(directory / _WEIGHTS, model.state_dict(), tensors)
@@ -211,14 +210,6 @@ def _file(directory: Path, name: str) -> Path:
     if not file.is_file():
         raise ValueError(f"{file} is missing; {_SUPPORTED}")
     return file
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
 
 
 def _check_fit(file: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -91,6 +91,14 @@ def test_a_round_trip_through_transformers_is_bit_exact(
         assert torch.equal(before[name], after[name])
 
 
+def test_weights_in_several_files_are_read(saved: Path, tmp_path: Path, peer: TandemForCausalLM) -> None:
+    peer.save_pretrained(tmp_path / "many", max_shard_size="10KB")
+    AutoTokenizer.from_pretrained(saved).save_pretrained(tmp_path / "many")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
+    for a, b in zip(tandem.load(tmp_path / "many").model.parameters(), peer.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 @given(
     lengths=st.lists(st.integers(1, 19), min_size=1, max_size=4),
     left=st.booleans(),

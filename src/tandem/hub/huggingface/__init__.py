@@ -2,6 +2,7 @@
 
 from tandem.hub.huggingface.config import MODEL_TYPES, model_config
 from tandem.hub.huggingface.export import released_config, released_tensors
+from tandem.hub.huggingface.shards import Shards
 from tandem.hub.huggingface.weights import load_model
 
-__all__ = ["MODEL_TYPES", "load_model", "model_config", "released_config", "released_tensors"]
+__all__ = ["MODEL_TYPES", "Shards", "load_model", "model_config", "released_config", "released_tensors"]
