@@ -83,6 +83,26 @@ def test_a_gguf_file_is_written(dense: Path, tmp_path: Path, format: str | None)
     assert tandem.load(tmp_path / "m.gguf").prompt_ids("the name") == tandem.load(dense).prompt_ids("the name")
 
 
+@pytest.mark.parametrize("format", [None, "bf16", "q8_0"])
+def test_a_gguf_file_is_compared_with_llama_cpp_where_it_is_installed(
+    dense: Path, tmp_path: Path, format: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[hf]'")
+    pytest.importorskip("llama_cpp", reason="needs llama.cpp: pip install llama-cpp-python")
+    done = hub.convert(dense, tmp_path / "m.gguf", to="gguf", dtype=format)
+    assert done.family == "llama"
+    assert done.parities[1].what == "llama.cpp as llama and Tandem, both reading what was written"
+    assert done.parities[1].median < (1e-5 if format is None else 0.05)
+
+    def others(path: Path, tokens_T: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(tokens_T), tandem.load(dense).config.vocab_size)
+
+    monkeypatch.setattr(conversion, "llama_cpp_logits", others)
+    with pytest.raises(ValueError, match=r"llama\.cpp as llama and Tandem.*: logits differ by .* nothing was written"):
+        hub.convert(dense, tmp_path / "other.gguf", to="gguf", dtype=format)
+    assert [file.name for file in tmp_path.glob("*.gguf")] == ["m.gguf"]
+
+
 def scaled(directory: Path) -> None:
     """Damages what was written: one matrix is off by a tenth."""
     file = directory / "model.safetensors"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tandem.data import TextTokenizer, read_json_object
 from tandem.hub.directory import find, load, save
-from tandem.hub.gguf import FORMATS, write_gguf
+from tandem.hub.gguf import FORMATS, architecture_of, has_llama_cpp, llama_cpp_logits, write_gguf
 from tandem.hub.header import SavedConfig, generation_header, is_ours
 from tandem.hub.huggingface import released_config, released_tensors
 from tandem.nn import HybridLM, SequenceLayout
@@ -30,6 +30,7 @@ Format = Literal["tandem", "transformers", "gguf"]
 _LENGTHS = (1, 3, 60)  # of the texts of random ids: one token, shorter than a convolution, longer
 _EXACT, _FLIPPED = 1e-3, 0.1  # error that rounding explains; share of tokens that may change an expert on a near tie
 _ROUNDED = {"f16": 0.02, "bf16": 0.1, "q8_0": 0.2}  # median error that a number format of less precision explains
+_NARROW = 0.1  # the same of llama.cpp, which rounds what it multiplies with weights of less precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +102,7 @@ def convert(
         tell(f"writing {place}")
         family = write(model, tokenizer, saved, temporary, dtype)
         tell(f"checking {place}")
-        parities.append(_check_writing(model, temporary, to, family, dtype))
+        parities += _check_writing(model, temporary, to, family, dtype)
     return Conversion(path=place, family=family, parities=tuple(parities))
 
 
@@ -130,7 +131,7 @@ def _to_transformers(
 
 def _to_gguf(model: HybridLM, tokenizer: TextTokenizer, saved: SavedConfig, place: Path, dtype: str | None) -> str:
     write_gguf(model, tokenizer, place, format=dtype, chat=saved.chat)
-    return "gguf"
+    return architecture_of(model.config).name
 
 
 def _check_target(target: Path, to: Format, dtype: str | None) -> None:
@@ -154,14 +155,21 @@ def _check_reading(path: Path, tell: Callable[[str], None]) -> list[Parity]:
     return [_compare("transformers and Tandem, both reading the source", _ours(model), expected)]
 
 
-def _check_writing(model: HybridLM, written: Path, to: Format, family: str, dtype: str | None) -> Parity:
-    exact = to != "gguf" or dtype in (None, "f32") or _GGUF_OF.get(model.embedding.dtype) == dtype
+def _check_writing(model: HybridLM, written: Path, to: Format, family: str, dtype: str | None) -> Iterator[Parity]:
+    own = _GGUF_OF.get(model.embedding.dtype, "f32")
+    kind = dtype or own  # of a GGUF file
     model = model.float()
     ids, expected = _ids(model), _ours(model)
     if to == "transformers":
-        return _compare(f"the source and what transformers reads as {family}", _theirs(written, ids), expected)
+        yield _compare(f"the source and what transformers reads as {family}", _theirs(written, ids), expected)
+        return
     found = _ours(load(written, dtype="float32")[0])
-    return _compare("the source and what was written", found, expected, None if exact else _ROUNDED[str(dtype)])
+    rounding = None if to != "gguf" or kind in ("f32", own) else _ROUNDED[kind]
+    yield _compare("the source and what was written", found, expected, rounding)
+    if to == "gguf" and has_llama_cpp():
+        theirs = [llama_cpp_logits(written, tokens_T) for tokens_T in ids]
+        what = f"llama.cpp as {family} and Tandem, both reading what was written"
+        yield _compare(what, theirs, found, None if kind == "f32" else _NARROW)
 
 
 _GGUF_OF = {torch.float16: "f16", torch.bfloat16: "bf16"}
