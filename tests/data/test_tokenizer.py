@@ -121,3 +121,9 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path, tokenizer: Toke
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match=r"tokenizer\.id_6='<mask>' must be '<think>'"):
         Tokenizer.load(tmp_path / "other.json")
+    strange = json.loads(tokenizer.backend.to_str())
+    strange["model"]["vocab"]["漢"] = strange["model"]["vocab"].pop("a")
+    strange["model"]["merges"] = []
+    (tmp_path / "strange.json").write_text(json.dumps(strange))
+    with pytest.raises(ValueError, match=r"tokenizer has '漢', which spells no bytes"):
+        Tokenizer.load(tmp_path / "strange.json")

@@ -114,7 +114,7 @@ class Tokenizer:
         """Wraps a byte-level `tokenizers.Tokenizer` whose first 32 ids are SPECIAL_TOKENS.
 
         Raises:
-            ValueError: the first ids are others.
+            ValueError: the first ids are others, or a token is not spelled in the alphabet of bytes.
         """
         found = _reserved(backend)
         if found != SPECIAL_TOKENS:
@@ -128,7 +128,12 @@ class Tokenizer:
         backend.post_processor = None  # pyright: ignore[reportAttributeAccessIssue] - `save` writes one, ids here need none
         self.backend = backend
         to_byte = bytes_of_characters()
-        tokens = (backend.id_to_token(k) or "" for k in range(RESERVED, backend.get_vocab_size()))
+        tokens = [backend.id_to_token(k) or "" for k in range(RESERVED, backend.get_vocab_size())]
+        strange = next((token for token in tokens if not to_byte.keys() >= set(token)), None)
+        if strange is not None:
+            raise ValueError(
+                f"tokenizer has {strange!r}, which spells no bytes; make the file with `tandem data tokenize`"
+            )
         self._bytes = [b""] * RESERVED + [bytes(to_byte[character] for character in token) for token in tokens]
 
     @classmethod
