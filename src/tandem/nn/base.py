@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tandem.ops import linear, rms_norm
+from tandem.ops import StepProgram, linear, rms_norm
 
 
 class Linear(nn.Module):
@@ -29,6 +29,10 @@ class Linear(nn.Module):
         """Maps the last dimension."""
         return linear(x, self.weight, self.bias)
 
+    def record(self, program: StepProgram, x_SD: Tensor) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        return program.linear(x_SD, self.weight, self.bias)
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps) · weight, over the last dimension or `groups` equal parts of it."""
@@ -42,6 +46,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Normalizes x, or x · silu(gate); the result has `dtype`, else x's."""
         return rms_norm(x, self.weight, self.eps, groups=self.groups, gate=gate, dtype=dtype)
+
+    def record(self, program: StepProgram, x_SD: Tensor, gain: float = 1.0) -> Tensor:
+        """Writes `forward` without gate or groups, times `gain`, down as part of a decode step."""
+        return program.norm(x_SD, self.weight, self.eps, gain)
 
 
 class Float32Island(nn.Module):

@@ -18,8 +18,9 @@ from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.state import DecodeState
-from tandem.ops import SequenceLayout, blockwise_cross_entropy, linear
+from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.nn.step import recorded_logits
+from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear
 
 
 class Aux:
@@ -100,6 +101,11 @@ class Layer(nn.Module):
         y_TD = self.mixer(normed_TD, layout, state.layers[index] if state else None)
         return torch.add(x_TD, y_TD, alpha=self.scale), None
 
+    def record(self, program: StepProgram, x_SD: Tensor, slots: KVSlots | SSMSlots | None) -> None:
+        """Writes `forward` down as part of a decode step; x is changed in place."""
+        y_SD = self.mixer.record(program, self.norm.record(program, x_SD), slots)  # pyright: ignore[reportArgumentType]
+        program.add(x_SD, y_SD, self.scale)
+
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations of the mixer."""
         return self.mixer.flops(layout)
@@ -141,6 +147,7 @@ class HybridLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self.int8_steps = False
         self._balance_weights = tuple(mixture.config.balance_weight for mixture in self._mixtures())
         self._generator = torch.Generator().manual_seed(0)
         for mixture in self._mixtures():
@@ -203,9 +210,29 @@ class HybridLM(nn.Module):
         return linear(_scaled(x_TD, self.config.logit_scale), self._head())
 
     def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
-        """Logits after each document's last token, logits_SV; the others are never computed."""
+        """Logits after each document's last token, logits_SV; the others are never computed.
+
+        One token of each document on a CPU is a replay of the step recorded with the state (step.py).
+        """
+        if layout.is_step:
+            self._check(tokens_T, layout, state, None)
+            logits_SV = recorded_logits(self, tokens_T, state)
+            if logits_SV is not None:
+                state.advance(layout.lengths)
+                return logits_SV
         x_TD, _ = self.hidden(tokens_T, layout, state)
         return self.logits(x_TD if layout.is_step else x_TD[layout.last_S])
+
+    def record(self, program: StepProgram, state: DecodeState) -> Tensor:
+        """Writes a decode step down; returns the memory of its logits_SV.
+
+        Raises:
+            StepUnsupportedError: a layer that the kernels do not have.
+        """
+        x_SD = program.embedding(self.embedding, self.config.embedding_scale)
+        for layer, slots in zip(self.layers, state.layers, strict=True):
+            layer.record(program, x_SD, slots)
+        return program.linear(self.norm.record(program, x_SD, self.config.logit_scale), self._head())
 
     def loss(
         self,

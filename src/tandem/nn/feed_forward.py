@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear
 from tandem.nn.config import DenseConfig, MoEConfig
-from tandem.ops import ACTIVATIONS, SOFTMAX, SequenceLayout, mixture, route, route_weights, routed_experts
+from tandem.ops import (
+    ACTIVATIONS,
+    SOFTMAX,
+    SequenceLayout,
+    StepProgram,
+    StepUnsupportedError,
+    mixture,
+    route,
+    route_weights,
+    routed_experts,
+)
 
 
 class Dense(nn.Module):
@@ -34,6 +44,12 @@ class Dense(nn.Module):
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: None = None) -> Tensor:
         """Maps each token by itself."""
         return self.down(self.activation(self.gate_up(x_TD)))
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: None) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        if self.config.activation != "swiglu":
+            raise StepUnsupportedError(f"a step with activation {self.config.activation}")
+        return self.down.record(program, program.swiglu(self.gate_up.record(program, x_SD)))
 
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations: 6·D·F a token, 4·D·F without a gate."""
@@ -147,16 +163,11 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
-        experts, shared, island = self.experts, self.shared, self.island
         if self.is_plain and route_TK is None and not self.training:  # nothing between choosing experts and using them
-            y_TD, *choice = mixture(
-                x_TD,
-                (island.weight, island.bias_E, self.config.top_k),
-                (experts.gate_up_EDF, experts.down_EFD),
-                (shared.gate_up.weight, shared.down.weight) if shared else None,
-            )
+            y_TD, *choice = mixture(x_TD, *self._plain_weights())
             return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
+        experts, shared = self.experts, self.shared
         matrices = (experts.gate_up_EDF, experts.down_EFD)
         rows_TL = self.into_latent(x_TD)
         y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation)
@@ -164,6 +175,23 @@ class MixtureOfExperts(nn.Module):
         if shared:
             y_TD = y_TD + shared(x_TD, layout)
         return y_TD, routing
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: None) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        if not self.is_plain:
+            raise StepUnsupportedError("a step with other experts than `mixture` computes")
+        return program.mixture(x_SD, *self._plain_weights())
+
+    def _plain_weights(
+        self,
+    ) -> tuple[tuple[Tensor, Tensor | None, int], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """Router, routed experts and shared one, as `mixture` takes them."""
+        experts, shared, island = self.experts, self.shared, self.island
+        return (
+            (island.weight, island.bias_E, self.config.top_k),
+            (experts.gate_up_EDF, experts.down_EFD),
+            (shared.gate_up.weight, shared.down.weight) if shared else None,
+        )
 
     def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:
         config = self.config
