@@ -7,33 +7,50 @@
 namespace tandem {
 namespace {
 
-// Rows [first, last) of the weights; a pair of them is read once for all documents.
-template <int M, class T, class W>
-void tile(const Linear& s, const Rows<T, W>& x, int64_t document, int64_t o, int64_t rows) {
-  float out[M * 2];
-  const W* w = (const W*)s.weight.data + o * s.D;
-  if (rows == 2)
-    dots<M, 2>(x.row(document), w, s.D, out);
+constexpr int64_t BLOCK = 32;  // outputs that are finished together
+
+// `count` outputs from `first` on, of all documents; a pair of rows is read once for all of them. sums: (S, BLOCK).
+template <class T, class W>
+void multiply(const Linear& s, const Rows<T, W>& x, int64_t first, int64_t count, float* sums) {
+  const W* w = (const W*)s.weight.data + first * s.D;
+  const int64_t pairs = s.S == 1 ? 0 : count / 2;
+  for (int64_t o = 0; o < 2 * pairs; o += 2)
+    in_tiles(s.S, [&](int64_t d, auto M) {
+      float out[2 * M];
+      dots<M, 2>(x.row(d), w + o * s.D, s.D, s.D, out);
+      for (int m = 0; m < M; ++m) std::memcpy(sums + (d + m) * BLOCK + o, out + 2 * m, 2 * sizeof(float));
+    });
+  for (int64_t o = 2 * pairs; o < count; ++o)
+    in_tiles(s.S, [&](int64_t d, auto M) {
+      float out[M];
+      dots<M, 1>(x.row(d), w + o * s.D, s.D, s.D, out);
+      for (int m = 0; m < M; ++m) sums[(d + m) * BLOCK + o] = out[m];
+    });
+}
+
+// Scales, rounds and adds the bias.
+template <class T>
+void finish(const Linear& s, int64_t first, int64_t count, float by, const float* sums, T* y) {
+  const float* scale = s.weight.scale ? s.weight.scale + first : nullptr;
+  if (scale)
+    for (int64_t o = 0; o < count; ++o) y[o] = narrow<T>(sums[o] * (scale[o] * by));
   else
-    dots<M, 1>(x.row(document), w, s.D, out);
-  for (int64_t m = 0; m < M; ++m)
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = o + r;
-      const float scale = s.weight.scale ? s.weight.scale[at] * x.scale(document + m) : 1.0f;
-      T made = narrow<T>(scale * out[m * rows + r]);
-      if (s.bias) made = narrow<T>(widen(made) + widen(((const T*)s.bias)[at]));
-      ((T*)s.y)[(document + m) * s.O + at] = made;
-    }
+    for (int64_t o = 0; o < count; ++o) y[o] = narrow<T>(sums[o]);
+  if (!s.bias) return;
+  const T* bias = (const T*)s.bias + first;
+  for (int64_t o = 0; o < count; ++o) y[o] = narrow<T>(widen(y[o]) + widen(bias[o]));
 }
 
 template <class T, class W>
 void linear(const Linear& s, const Team& team) {
   const Rows<T, W> x((const T*)s.x, s.S, s.D);
   const auto mine = team.share(s.O, 2);
-  const int64_t step = s.S == 1 ? 1 : 2;
-  for (int64_t o = mine.first, rows; o < mine.last; o += rows) {
-    rows = std::min(step, mine.last - o);
-    in_tiles(s.S, [&](int64_t document, auto M) { tile<M>(s, x, document, o, rows); });
+  std::vector<float> sums(s.S * BLOCK);
+  for (int64_t o = mine.first; o < mine.last; o += BLOCK) {
+    const int64_t count = std::min(BLOCK, mine.last - o);
+    multiply(s, x, o, count, sums.data());
+    for (int64_t d = 0; d < s.S; ++d)
+      finish(s, o, count, x.scale(d), sums.data() + d * BLOCK, (T*)s.y + d * s.O + o);
   }
   team.meet();
 }

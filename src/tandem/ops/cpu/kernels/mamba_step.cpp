@@ -7,17 +7,19 @@
 namespace tandem {
 namespace {
 
-// Convolution with SiLU over some channels of x, B and C of one document; moves its halo on.
-template <class T, class W>
+// Convolution with SiLU over some channels of x, B and C of one document; moves its halo on. TAPS: W, where it is known to
+// the compiler, or 0.
+template <int TAPS, class T, class W>
 void convolve(const MambaStep& s, const T* in, T* halo, Team::Range channels, float* out) {
-  const int64_t C = s.channels(), past = s.W - 1;
+  const int64_t C = s.channels(), past = (TAPS ? TAPS : s.W) - 1;
   const W *taps = (const W*)s.taps, *bias = (const W*)s.bias;
-#pragma omp simd
   for (int64_t c = channels.first; c < channels.last; ++c) {
-    float sum = widen(bias[c]) + widen(taps[c * s.W + past]) * widen(in[c]);
-    for (int64_t w = 0; w < past; ++w) sum += widen(taps[c * s.W + w]) * widen(halo[w * C + c]);
-    out[c] = sum * sigmoid(sum);
+    float sum = widen(bias[c]) + widen(taps[c * (past + 1) + past]) * widen(in[c]);
+    for (int64_t w = 0; w < past; ++w) sum += widen(taps[c * (past + 1) + w]) * widen(halo[w * C + c]);
+    out[c] = sum;
   }
+#pragma omp simd
+  for (int64_t c = channels.first; c < channels.last; ++c) out[c] *= sigmoid(out[c]);
   const int64_t first = channels.first, bytes = (channels.last - first) * sizeof(T);
   for (int64_t w = 0; w < past; ++w)
     std::memcpy(halo + w * C + first, (w + 1 < past ? halo + (w + 1) * C : in) + first, bytes);
@@ -53,6 +55,7 @@ void gated_norm(const MambaStep& s, const T* z, float* y, T* out) {
   }
   for (int64_t g = 0; g < s.inner(); g += width) {
     const float scale = 1 / std::sqrt(dot(y + g, y + g, width) / width + float(s.eps));
+#pragma omp simd
     for (int64_t i = g; i < g + width; ++i) out[i] = narrow<T>(y[i] * scale * widen(((const W*)s.norm)[i]));
   }
 }
@@ -63,7 +66,8 @@ void mamba_step(const MambaStep& s, const Team& team) {
   const T* in = (const T*)s.in;
   const auto channels = team.share(C, LANES), heads = team.share(s.S * s.H), documents = team.share(s.S);
   for (int64_t d = 0; d < s.S; ++d)
-    convolve<T, W>(s, in + d * stride + I, (T*)s.halo + d * (s.W - 1) * C, channels, s.scratch + d * C);
+    (s.W == 4 ? convolve<4, T, W> : convolve<0, T, W>)(s, in + d * stride + I, (T*)s.halo + d * (s.W - 1) * C, channels,
+                                                       s.scratch + d * C);
   team.meet();
   for (int64_t task = heads.first; task < heads.last; ++task) {
     const int64_t d = task / s.H, head = task % s.H, group = head / (s.H / s.G);

@@ -52,7 +52,7 @@ class Mixing {
     const Rows<T, float> wide((const T*)s.x, s.S, s.D);
     const auto mine = team.share(s.S * s.E);
     for (int64_t i = mine.first; i < mine.last; ++i)
-      dots<1, 1>(wide.row(i / s.E), s.router + i % s.E * s.D, s.D, s.scratch + i);
+      dots<1, 1>(wide.row(i / s.E), s.router + i % s.E * s.D, s.D, 0, s.scratch + i);
     team.meet();
     std::vector<float> scores(s.scratch, s.scratch + s.S * s.E);
     choose(s, scores.data(), expert.data(), weight.data());
@@ -145,21 +145,22 @@ class Mixing {
         up[f] *= scale[s.F + f] * x.scale(choice / s.K);
       }
     }
-    for (int64_t f = 0; f < count; ++f) to[f] = narrow<T>(gate[f] * sigmoid(gate[f]) * up[f] * weight[choice]);
+    const float by = weight[choice];
+#pragma omp simd
+    for (int64_t f = 0; f < count; ++f) to[f] = narrow<T>(gate[f] * sigmoid(gate[f]) * up[f] * by);
   }
 
   void into_shared() {
-    const W *gate_w = (const W*)s.shared_gate_up.data, *up_w = gate_w + s.shared_F * s.D;
+    const W* w = (const W*)s.shared_gate_up.data;
     const float* scale = s.shared_gate_up.scale;
     const auto mine = team.share(s.shared_F);
     for (int64_t f = mine.first; f < mine.last; ++f)
       in_tiles(s.S, [&](int64_t d, auto M) {
-        float gate[M], up[M];
-        dots<M, 1>(x.row(d), gate_w + f * s.D, s.D, gate);
-        dots<M, 1>(x.row(d), up_w + f * s.D, s.D, up);
+        float both[2 * M];
+        dots<M, 2>(x.row(d), w + f * s.D, s.D, s.shared_F * s.D, both);
         for (int m = 0; m < M; ++m) {
-          const float g = gate[m] * (scale ? scale[f] * x.scale(d + m) : 1.0f);
-          const float u = up[m] * (scale ? scale[s.shared_F + f] * x.scale(d + m) : 1.0f);
+          const float g = both[2 * m] * (scale ? scale[f] * x.scale(d + m) : 1.0f);
+          const float u = both[2 * m + 1] * (scale ? scale[s.shared_F + f] * x.scale(d + m) : 1.0f);
           hidden[(d + m) * s.shared_F + f] = narrow<T>(g * sigmoid(g) * u);
         }
       });
@@ -167,13 +168,15 @@ class Mixing {
 
   void out_shared() {
     const Rows<T, W> rows(hidden, s.S, s.shared_F);
-    const auto mine = team.share(s.D);
-    for (int64_t o = mine.first; o < mine.last; ++o)
+    const float* scale = s.shared_down.scale;
+    const auto mine = team.share(s.D, 2);
+    for (int64_t o = mine.first; o < mine.last; o += 2)
       in_tiles(s.S, [&](int64_t d, auto M) {
-        float sum[M];
-        dots<M, 1>(rows.row(d), (const W*)s.shared_down.data + o * s.shared_F, s.shared_F, sum);
+        float sum[2 * M];
+        dots<M, 2>(rows.row(d), (const W*)s.shared_down.data + o * s.shared_F, s.shared_F, s.shared_F, sum);
         for (int m = 0; m < M; ++m)
-          shared[(d + m) * s.D + o] = sum[m] * (s.shared_down.scale ? s.shared_down.scale[o] * rows.scale(d + m) : 1.0f);
+          for (int r = 0; r < 2; ++r)
+            shared[(d + m) * s.D + o + r] = sum[2 * m + r] * (scale ? scale[o + r] * rows.scale(d + m) : 1.0f);
       });
   }
 };
