@@ -26,6 +26,13 @@ SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(f"<spare_{k}>" for k in range(l
 SMALLEST_VOCABULARY = RESERVED + 256
 """Reserved ids plus one token a byte: below this some text could not be written."""
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<' + message['role'] + '>' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+"""What `Tokenizer.conversation_ids` lays out, in the Jinja of other programs, which read names of tokens in it as tokens."""
+
 # Words, punctuation and whitespace as in the cl100k family, with \p{N} alone where that family takes up to three digits.
 _PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 

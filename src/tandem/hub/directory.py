@@ -2,7 +2,7 @@
 
 `config.json` is `ModelConfig.to_dict()` with three keys of its own: format, version and chat (the model was tuned on
 conversations). A source is such a directory, the name of a checkpoint inside this package, a directory in Hugging Face
-format, whose `config.json` has a `model_type` (read by the package `huggingface`), or a GGUF file (`gguf.py`).
+format, whose `config.json` has a `model_type` (read by the package `huggingface`), or a GGUF file (the package `gguf`).
 """
 
 import json
@@ -20,7 +20,7 @@ from tandem.data import PretrainedTokenizer, TextTokenizer, Tokenizer, has_chat_
 from tandem.hub.device import choose_device
 from tandem.hub.dtypes import kept_dtype
 from tandem.hub.gguf import ARCHITECTURES, GGUFFile
-from tandem.hub.huggingface import MODEL_TYPES, fill_model, load_model, model_config
+from tandem.hub.huggingface import MODEL_TYPES, load_model, model_config
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
@@ -84,9 +84,9 @@ def load(
 
 def _load_gguf(path: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
     file = GGUFFile(path)
-    saved, tokenizer = SavedConfig(model=model_config(file.config), chat=file.chat), file.tokenizer()
+    saved, tokenizer = SavedConfig(model=file.config, chat=file.chat), file.tokenizer()
     _check_vocabulary(path, tokenizer, saved.model)
-    return fill_model(file.config, file, dtype), tokenizer, saved
+    return file.model(dtype), tokenizer, saved
 
 
 def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
@@ -132,7 +132,7 @@ def read_config(source: str | Path) -> SavedConfig:
     path = find(source)
     if _is_gguf(path):
         opened = GGUFFile(path)
-        return SavedConfig(model=model_config(opened.config), chat=opened.chat)
+        return SavedConfig(model=opened.config, chat=opened.chat)
     file = _file(path, _CONFIG)
     plain = read_json_object(file)
     if _is_ours(plain):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tandem.hub.huggingface.options import Options
+from tandem.hub.huggingface.rope import reach, rope_scaling
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 
 _GATED = {
@@ -250,7 +251,7 @@ def _frame(options: Options, eps: str, default_eps: float, context: int | None =
         "width": options.whole("hidden_size"),
         "norm_eps": options.number(eps, default=default_eps),
         "tie_embeddings": options.flag("tie_word_embeddings"),
-        "context": context or options.whole("max_position_embeddings"),
+        "context": context or reach(options),
     }
 
 
@@ -266,36 +267,34 @@ def _attention(
 ) -> AttentionConfig:
     heads = options.whole("num_attention_heads")
     width = options.whole("head_dim", "attention_head_dim", default=head_width or options.whole("hidden_size") // heads)
-    rotary_width, base = _rope(options, width, turned) if rope else (None, 10_000.0)
     return AttentionConfig(
         heads=heads,
         kv_heads=options.whole("num_key_value_heads", default=heads),
         head_width=width,
         qk_norm=False,
         rope=rope,
-        rope_base=base,
-        rotary_width=rotary_width,
+        **(_rope(options, width, turned) if rope else {}),
         bias=bias,
         out_bias=out_bias,
         scale=scale,
     )
 
 
-def _rope(options: Options, head_width: int, turned: float) -> tuple[int | None, float]:
-    """How many channels turn (None: all of them), and the base of the angles."""
+def _rope(options: Options, head_width: int, turned: float) -> dict[str, Any]:
+    """How many channels turn (None: all of them), the base of the angles, and how they are stretched."""
     found = options.find("rope_parameters", "rope_scaling") or {}
     if not isinstance(found, dict):
         raise ValueError(f"config rope_parameters={found!r} must be an object")
     parameters = Options(found)
-    kind = parameters.word("rope_type", "type", default="default")
-    if kind != "default":
-        raise ValueError(f"config rope_type={kind!r} is not supported; supported: default")
-    base = parameters.number("rope_theta", default=options.number("rope_theta", default=10_000.0))
     part = parameters.number("partial_rotary_factor", default=turned)
     if turned == 1 and part != 1:
         raise ValueError(f"config partial_rotary_factor={part} is not supported in this family; supported: 1")
     width = int(head_width * part)
-    return (None if width == head_width else width), base
+    return {
+        "rotary_width": None if width == head_width else width,
+        "rope_base": parameters.number("rope_theta", default=options.number("rope_theta", default=10_000.0)),
+        "rope_scaling": rope_scaling(options, parameters),
+    }
 
 
 def _mamba(options: Options, *, limits: tuple[float, float], act: str, **shape: Any) -> MambaConfig:
