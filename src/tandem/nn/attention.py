@@ -81,7 +81,7 @@ class Attention(nn.Module):
         norms = None
         if config.qk_norm:
             norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps, config.qk_norm_first)
-        rotation = (config.rotary_base, config.rotary_width or config.head_width) if config.rope else None
+        rotation = None if self.rope is None else (self.rope.frequency_K, self.rope.amplitude)
         qkv_SO = self.qkv.record(program, x_SD)
         y_SO = program.attention(qkv_SO, slots.tensors, config.heads, norms, rotation, config.scale)
         return self.out.record(program, y_SO)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tandem.ops import StepProgram, linear, rms_norm
+from tandem.ops import StepProgram, linear, rms_norm, round_to_int8
 
 
 class Linear(nn.Module):
@@ -28,6 +28,10 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps the last dimension."""
         return linear(x, self.weight, self.bias)
+
+    def round_to_int8(self) -> None:
+        """Rounds the matrix in place."""
+        round_to_int8(self.weight)
 
     def record(self, program: StepProgram, x_SD: Tensor) -> Tensor:
         """Writes `forward` down as part of a decode step."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tandem.nn.attention import Attention
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
-from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, balance_losses, expert_loads
+from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
 from tandem.nn.state import DecodeState, KVSlots, SSMSlots
 from tandem.nn.step import recorded_logits
-from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear
+from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear, round_to_int8
 
 
 class Aux:
@@ -252,6 +252,18 @@ class HybridLM(nn.Module):
         if self.training and aux.expert_load is not None:
             self._balance(aux.expert_load)
         return Loss(nll_sum / weight_sum + aux.balance_loss, nll_sum, weight_sum, aux)
+
+    def round_to_int8(self) -> None:
+        """Rounds embedding, head, projections and experts in place to int8 with one scale an output (`quantize_int8`).
+
+        Decode steps of up to 4 sequences on a CPU then read int8 copies, which take half the bytes of bfloat16 and lie beside
+        the matrices; everything else computes with the rounded matrices in their own format, so all results agree.
+        """
+        round_to_int8(self.embedding)
+        for module in self.modules():
+            if isinstance(module, Linear | Experts):
+                module.round_to_int8()
+        self.int8_steps = True
 
     def new_state(self, n: int, device: torch.device | str | None = None) -> DecodeState:
         """An empty decode state of n slots; keys, values and convolution halos in the embedding's dtype."""

@@ -19,6 +19,7 @@ from tandem.ops import (
     StepProgram,
     StepUnsupportedError,
     mixture,
+    round_to_int8,
     route,
     route_weights,
     routed_experts,
@@ -123,6 +124,11 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, config.inputs * config.hidden))
         self.down_EFD = nn.Parameter(torch.empty(config.experts, config.hidden, width))
+
+    def round_to_int8(self) -> None:
+        """Rounds the matrices in place."""
+        round_to_int8(self.gate_up_EDF, axis=1)
+        round_to_int8(self.down_EFD, axis=1)
 
 
 class MixtureOfExperts(nn.Module):

@@ -18,6 +18,8 @@ from tandem.ops.cpu import decode, instructions
 from tandem.ops.cpu.instructions import FORMATS, pointer
 from tandem.ops.int8 import int8_copy
 
+_FEW = 4
+
 
 class StepUnsupportedError(ValueError):
     """The kernels have no form of an op with these tensors; the model's layers can still step one by one."""
@@ -29,7 +31,8 @@ class StepProgram:
     Args:
         slots: S.
         dtype: float32 or bfloat16, of all that flows between the ops and of the weights.
-        int8: read matrices from int8 copies of them (`int8_copy`), made once.
+        int8: read matrices from int8 copies of them (`int8_copy`), made once; with more than 4 documents arithmetic is the
+            limit, not memory, and the matrices themselves are faster.
 
     >>> weight = torch.ones(3, 2)
     >>> with torch.no_grad():
@@ -43,7 +46,7 @@ class StepProgram:
     def __init__(self, slots: int, dtype: torch.dtype, *, int8: bool = False) -> None:
         self.slots = slots
         self.dtype = dtype
-        self.int8 = int8
+        self.int8 = int8 and slots <= _FEW
         self.threads = torch.get_num_threads()
         self._tokens_S, self._positions_S = torch.zeros(2, slots, dtype=torch.long)
         self._instructions: list[ctypes.Structure] = []
@@ -157,7 +160,7 @@ class StepProgram:
         cache: tuple[Tensor, Tensor],
         heads: int,
         norms: tuple[Tensor, Tensor, float, bool] | None,
-        rotation: tuple[float, int] | None,
+        rotation: tuple[Tensor, float] | None,
         scale: float | None,
     ) -> Tensor:
         """Appends the keys and values of [q | k | v] to the cache and attends to it: y (S, H P).
@@ -165,20 +168,19 @@ class StepProgram:
         Args:
             cache: k_SLGP and v_SLGP, with room for one more token of each document.
             norms: weights for queries and keys, eps, and whether they come before the rotation.
-            rotation: base and turning channels, as in `rotary`.
+            rotation: frequencies and amplitude, as in `rotary`.
         """
         (k_SLGP, v_SLGP), (q_norm, k_norm, eps, first) = cache, norms or (None, None, 0.0, False)
-        (S, L, G, P), (base, turning) = k_SLGP.shape, rotation or (1.0, 0)
-        half = turning // 2
-        frequencies = base ** -(torch.arange(half, dtype=torch.float32) / max(half, 1))
+        (S, L, G, P), (frequency_K, amplitude) = k_SLGP.shape, rotation or (torch.empty(0), 1.0)
+        frequency_K = frequency_K.float().contiguous()
         q_SHP, y_SHP = torch.empty(2, S, heads, P, dtype=self.dtype)
         for tensor in (k_SLGP, v_SLGP, q_norm, k_norm):
             self._pointer(tensor)
         scratch = decode.attention_scratch(q_SHP, k_SLGP)
-        self._keep(frequencies, q_SHP, y_SHP, scratch)
-        sizes = (S, L, heads, G, P, first, turning, FORMATS[self.dtype])
-        tensors = (q_norm, k_norm, frequencies, self._positions_S, qkv_SO, q_SHP, k_SLGP, v_SLGP)
-        self._do(instructions.Place(*sizes, eps, *map(pointer, tensors)))
+        self._keep(frequency_K, q_SHP, y_SHP, scratch)
+        sizes = (S, L, heads, G, P, first, len(frequency_K), FORMATS[self.dtype])
+        tensors = (q_norm, k_norm, frequency_K, self._positions_S, qkv_SO, q_SHP, k_SLGP, v_SLGP)
+        self._do(instructions.Place(*sizes, eps, amplitude, *map(pointer, tensors)))
         self._do(decode.attention_instruction(q_SHP, k_SLGP, v_SLGP, self._positions_S, scale, scratch, y_SHP))
         return y_SHP.flatten(1)
 

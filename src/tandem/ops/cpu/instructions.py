@@ -70,7 +70,9 @@ class MambaStep(ctypes.Structure):
 
 
 class Place(ctypes.Structure):
-    _fields_ = _fields("S L H G P norm_first turning format", "~eps q_norm k_norm frequencies positions in q k v")
+    _fields_ = _fields(
+        "S L H G P norm_first pairs format", "~eps ~amplitude q_norm k_norm frequencies positions in q k v"
+    )
 
 
 class Attend(ctypes.Structure):

@@ -16,12 +16,13 @@ void norm_head(const void* weight, int64_t P, float eps, float* x) {
   for (int64_t p = 0; p < P; ++p) x[p] = widen(narrow<T>(x[p] * scale * widen(((const T*)weight)[p])));
 }
 
-// Channels i and i + turning / 2 turn by position · frequency.
+// Channels i and i + pairs turn by position · frequency.
 template <class T>
 void turn(const Place& s, int64_t position, float* x) {
-  const int64_t half = s.turning / 2;
+  const int64_t half = s.pairs;
+  const float amplitude = s.amplitude;
   for (int64_t i = 0; i < half; ++i) {
-    const float angle = position * s.frequencies[i], c = std::cos(angle), n = std::sin(angle);
+    const float angle = position * s.frequencies[i], c = amplitude * std::cos(angle), n = amplitude * std::sin(angle);
     const float first = x[i], second = x[half + i];
     x[i] = widen(narrow<T>(first * c - second * n)), x[half + i] = widen(narrow<T>(second * c + first * n));
   }

@@ -94,11 +94,11 @@ struct MambaStep {  // the middle of a layer: rows [z | x | B | C | dt] to what 
 };
 
 struct Place {  // norms and turns queries and keys of rows [q | k | v], and puts keys and values into the cache
-  int64_t S, L, H, G, P, norm_first, turning;  // turning: channels of a head that RoPE turns
+  int64_t S, L, H, G, P, norm_first, pairs;  // pairs of channels of a head that RoPE turns
   Format format;
-  double eps;
+  double eps, amplitude;        // of the norms, of the channels that turn
   const void *q_norm, *k_norm;  // null without
-  const float* frequencies;     // turning / 2
+  const float* frequencies;     // of the pairs
   const int64_t* positions;
   const void* in;
   void *q, *k, *v;
