@@ -231,7 +231,7 @@ class HybridLM(nn.Module):
         """
         x_SD = program.embedding(self.embedding, self.config.embedding_scale)
         for layer, slots in zip(self.layers, state.layers, strict=True):
-            layer.record(program, x_SD, slots)
+            cast(Layer, layer).record(program, x_SD, slots)
         return program.linear(self.norm.record(program, x_SD, self.config.logit_scale), self._head())
 
     def loss(

@@ -7,6 +7,9 @@ Shapes: S documents, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,12 +47,11 @@ class RecordedStep:
 
     def __init__(self, model: "HybridLM", state: DecodeState) -> None:
         modules = list(model.modules())
-        tables = [table for m in modules for table in (m._parameters, m._buffers)]
         self._made_for = _settings(model)
         self._children = [m._modules for m in modules]
         self._children_then = [dict(children) for children in self._children]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._weights = [(table, name) for table in tables for name, weight in table.items() if weight is not None]
+        self._tables = [m._parameters for m in modules] + [m._buffers for m in modules if m._buffers]
         self._marks = self._weight_marks(model)
         self._state_pointers = _state_pointers(state)
         self._program: StepProgram | None = None
@@ -83,10 +85,15 @@ class RecordedStep:
 
     def _weight_marks(self, model: "HybridLM") -> list[int]:
         """Where weights lie and, where int8 copies of them are read, how often they have been written to."""
-        marks = [table[name].data_ptr() for table, name in self._weights]
+        # Without a loop in Python: this is asked at every step.
+        weights = list(filter(_is_tensor, chain.from_iterable(map(dict.values, self._tables))))
+        marks = list(map(Tensor.data_ptr, weights))
         if model.int8_steps:
-            marks += [0 if t[name].is_inference() else t[name]._version for t, name in self._weights]
+            marks += [0 if weight.is_inference() else weight._version for weight in weights]
         return marks
+
+
+_is_tensor = partial(is_not, None)
 
 
 def _settings(model: "HybridLM") -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tandem
+from tandem.hub import load
 from tandem.hub.gguf import write_gguf
 from tandem.hub.huggingface import load_model
 from tandem.nn import HybridLM
@@ -122,7 +122,7 @@ def write_weights(folder: Path) -> None:
             if "router" in name:  # as clear in its choices as a trained one; near ties fall with any rounding
                 weight.copy_(torch.randn(weight.shape))
     model.save_pretrained(folder / "model")
-    ours, tokenizer = _model(folder, "bfloat16"), tandem.load("nano").tokenizer
+    ours, tokenizer = _model(folder, "bfloat16"), load("nano")[1]
     if llama_is_installed():
         for format in ("bf16", "q8_0"):
             write_gguf(ours, tokenizer, folder / f"{format}.gguf", format=format)

@@ -40,22 +40,32 @@ def _fields(integers: str, rest: str) -> tuple[tuple[str, Any], ...]:
 
 
 class Embed(ctypes.Structure):
+    """Rows of a table by token, scaled."""
+
     _fields_ = _fields("S D format", "tokens #table ~scale x")
 
 
 class AddNorm(ctypes.Structure):
+    """Adds to the residual stream, then normalizes it; either may be left out."""
+
     _fields_ = _fields("S D format", "~eps ~scale ~gain weight y x out")
 
 
 class Linear(ctypes.Structure):
+    """A product with a matrix, and its bias."""
+
     _fields_ = _fields("S D O format", "#weight bias x y")
 
 
 class SwiGLU(ctypes.Structure):
+    """silu(gate) · up."""
+
     _fields_ = _fields("S F format", "x y")
 
 
 class Mixture(ctypes.Structure):
+    """Router, routed experts and the shared one."""
+
     _fields_ = _fields(
         "S D F K E shared_F threads format",
         "router bias #gate_up #down #shared_gate_up #shared_down x scratch expert weight scores y",
@@ -63,6 +73,8 @@ class Mixture(ctypes.Structure):
 
 
 class MambaStep(ctypes.Structure):
+    """What lies between the projections of a Mamba-2 layer."""
+
     _fields_ = _fields(
         "S H P G N W norm_groups format weights",
         "~eps ~least ~most taps bias norm A_log dt_bias D in halo state scratch y",
@@ -70,18 +82,22 @@ class MambaStep(ctypes.Structure):
 
 
 class Place(ctypes.Structure):
+    """Norms, turns and stores keys and values."""
+
     _fields_ = _fields(
         "S L H G P norm_first pairs format", "~eps ~amplitude q_norm k_norm frequencies positions in q k v"
     )
 
 
 class Attend(ctypes.Structure):
+    """Attention to a cache."""
+
     _fields_ = _fields("S L H G P format", "~scale positions q k v scratch y")
 
 
 KINDS = (Embed, AddNorm, Linear, SwiGLU, Mixture, MambaStep, Place, Attend)
 """In the order of kernels/step.cpp."""
-_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+_NUMBER: dict[type[ctypes.Structure], int] = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class Instructions:
