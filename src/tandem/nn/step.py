@@ -51,7 +51,7 @@ class RecordedStep:
         self._children = [m._modules for m in modules]
         self._children_then = [dict(children) for children in self._children]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._tables = [m._parameters for m in modules] + [m._buffers for m in modules if m._buffers]
+        self._tables = [table for m in modules for table in (m._parameters, m._buffers) if table]
         self._marks = self._weight_marks(model)
         self._state_pointers = _state_pointers(state)
         self._program: StepProgram | None = None

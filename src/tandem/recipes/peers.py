@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def write_weights(folder: Path) -> None:
             write_gguf(ours, tokenizer, folder / f"{format}.gguf", format=format)
 
 
-def peer_config(transformers: Any) -> Any:
+def peer_config(transformers: Any, **changes: Any) -> Any:
     """112M parameters: 20 layers, the 6th and 16th of attention, the others Mamba-2, each followed by experts."""
-    return transformers.GraniteMoeHybridConfig(
+    make = partial(
+        transformers.GraniteMoeHybridConfig,
         vocab_size=_VOCABULARY,
         hidden_size=512,
         intermediate_size=256,
@@ -153,6 +155,7 @@ def peer_config(transformers: Any) -> Any:
         bos_token_id=1,
         eos_token_id=2,
     )
+    return make(**changes)
 
 
 def llama_is_installed() -> bool:
