@@ -19,6 +19,7 @@ from tandem.ops.cpu.instructions import FORMATS, pointer
 from tandem.ops.int8 import int8_copy
 
 _FEW = 4
+_LONGEST = 32_768  # products of int8 and 14 bits whose sum fits 32 bits
 
 
 class StepUnsupportedError(ValueError):
@@ -208,6 +209,8 @@ class StepProgram:
         if not self.int8:
             self._pointer(weight)
             return instructions.matrix(weight)
+        if weight.shape[axis] > _LONGEST:
+            raise StepUnsupportedError(f"int8 sums of {weight.shape[axis]} products")
         copy = int8_copy(weight, axis)
         self._keep(*copy)
         return instructions.matrix(*copy)
