@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tandem.nn.base import Float32Island, Linear
+from tandem.nn.base import Float32Island, Linear, is_bare
 from tandem.nn.config import DenseConfig, MoEConfig
 from tandem.ops import (
     ACTIVATIONS,
@@ -169,12 +169,13 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
-        if self.is_plain and route_TK is None and not self.training:  # nothing between choosing experts and using them
+        shared = self.shared
+        is_whole = shared is None or is_bare(shared.gate_up, shared.down)
+        if self.is_plain and is_whole and route_TK is None and not self.training:  # nothing between choosing and using
             y_TD, *choice = mixture(x_TD, *self._plain_weights())
             return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
-        experts, shared = self.experts, self.shared
-        matrices = (experts.gate_up_EDF, experts.down_EFD)
+        matrices = (self.experts.gate_up_EDF, self.experts.down_EFD)
         rows_TL = self.into_latent(x_TD)
         y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation)
         y_TD = self.from_latent(y_TL)

@@ -86,17 +86,21 @@ class Architecture:
             yield from _must("attention.heads * attention.head_width", inner, config.width)
 
     def _pattern(self, config: ModelConfig) -> Iterator[str]:
-        feeds = feed_forwards(config)
+        feeds, layers = feed_forwards(config), config.layers
         if self.paired:
-            mixers, fed = config.layers[::2], config.layers[1::2]
-            fits = len(mixers) == len(fed) and set(mixers) <= set(self.mixers) and set(fed) <= {"F", "E"}
-            wanted = f"a feed-forward behind every {' or '.join(self.mixers)}"
+            mixers, fed = layers[::2], layers[1::2]
+            fits = len(mixers) == len(fed) and set(fed) <= {"F", "E"}
+            wanted = f"{' or '.join(self.mixers)} before every feed-forward"
         else:
-            fits = set(config.layers) <= set(self.mixers) | ({"F", "E"} if self.feeds else set())
-            wanted = f"layers of {', '.join(self.mixers)}{' and F' if self.feeds else ''} alone"
-        if not fits or len(feeds) > 1:
-            kinds = " of one shape" if len(feeds) > 1 else ""
-            yield f"model.pattern={config.pattern!r} (must be {wanted}{kinds})"
+            mixers = [symbol for symbol in layers if symbol not in "FE"]
+            fits = bool(self.feeds) or len(mixers) == len(layers)
+            wanted = f"layers of {', '.join(self.mixers)}{' and F' if self.feeds else ' alone'}"
+        # With no layer of one kind llama.cpp has no memory to ask for it, and ends the process.
+        if not fits or set(mixers) != set(self.mixers):
+            each = ", of each kind one" if len(self.mixers) > 1 else ""
+            yield f"model.pattern={config.pattern!r} (must be {wanted}{each})"
+        elif len(feeds) > 1:
+            yield f"model.pattern={config.pattern!r} (must have feed-forwards of one shape)"
 
     def _attention(self, shape: AttentionConfig) -> Iterator[str]:
         for name in ("bias", "out_bias"):
@@ -181,7 +185,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="granitemoe",
             feeds=(MoEConfig,),
             turns="neighbors",
-            may_stand=True,
             pair_factors=True,
             multipliers=True,
             biases=_ATTENTION_BIASES,
@@ -241,7 +244,8 @@ def architecture_of(config: ModelConfig) -> Architecture:
         ValueError: none does; the message names what the nearest would need.
     """
     found = [(list(architecture.differences(config)), architecture) for architecture in ARCHITECTURES.values()]
-    differences, nearest = min(found, key=lambda pair: len(pair[0]))
+    mixers = set(config.layers) & {"A", "M"}
+    differences, nearest = min(found, key=lambda pair: (not mixers <= set(pair[1].mixers), len(pair[0])))
     if differences:
         raise ValueError(
             f"no architecture of llama.cpp computes this model; for the nearest, {nearest.name}, change "

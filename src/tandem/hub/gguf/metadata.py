@@ -52,10 +52,8 @@ def written(config: ModelConfig, architecture: Architecture) -> dict[str, Value]
 def _written_attention(config: ModelConfig, architecture: Architecture) -> dict[str, Value]:
     blocks, shape = architecture.blocks(config), config.attention
     if shape is None or "A" not in blocks:
-        # A recurrent layer is one without key/value heads; the heads of queries are asked for all the same.
-        hybrid = {"attention.head_count": 1, "attention.head_count_kv": [0] * len(blocks)}
-        return hybrid if "A" in architecture.mixers else {"attention.head_count": 0}
-    mixed = set(blocks) != {"A"}
+        return {"attention.head_count": 0}
+    mixed = set(blocks) != {"A"}  # a block without key/value heads is recurrent
     keys: dict[str, Value] = {
         "attention.head_count": shape.heads,
         "attention.head_count_kv": [shape.kv_heads * (kind == "A") for kind in blocks] if mixed else shape.kv_heads,

@@ -6,10 +6,11 @@ Shapes: V vocabulary, D width, H query heads, G key/value heads or groups, P hea
 its convolution, N state, E experts, F width of a feed-forward.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,16 +18,19 @@ from torch import Tensor
 from tandem.hub.gguf.architectures import Architecture
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 
+Shape = tuple[int, ...]
+
+
+def _same(value: Any) -> Any:
+    return value
+
 
 class Layout(NamedTuple):
-    """How a tensor of ours becomes one of theirs, and back."""
+    """How a tensor of ours becomes one of theirs, and back; `shape` is the way back for shapes."""
 
     theirs: Callable[[Tensor], Tensor]
     ours: Callable[[Tensor], Tensor]
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+    shape: Callable[[Shape], Shape] = _same
 
 
 def _turned(tensor: Tensor) -> Tensor:
@@ -49,10 +53,18 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.flatten()
 
 
+def _turned_shape(shape: Shape) -> Shape:
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _flat_shape(shape: Shape) -> Shape:
+    return (math.prod(shape),)
+
+
 AS_IS = Layout(_same, _same)
-_EXPERTS = Layout(_turned, _turned)  # their matrices map rows, ours columns
-_DECAYS = Layout(_decay, _log_decay)  # they keep A, we its logarithm
-_COLUMN = Layout(_column, _flat)
+_EXPERTS = Layout(_turned, _turned, _turned_shape)  # their matrices map rows, ours columns
+_DECAYS = Layout(_decay, _log_decay, _flat_shape)  # they keep A, we its logarithm
+_COLUMN = Layout(_column, _flat, _flat_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,7 @@ class Part:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     layout: Layout = AS_IS
     fine: bool = False
 
@@ -84,13 +96,12 @@ class Entry:
     parts: tuple[Part, ...]
     axis: int = 0
 
-    def pieces(self) -> Iterator[tuple[Part, tuple[int, ...]]]:
+    def pieces(self) -> Iterator[tuple[Part, Shape]]:
         """Each tensor of theirs with the shape of its piece of ours."""
-        for part in self.parts:
-            yield part, tuple(part.layout.ours(torch.empty(part.shape, device="meta")).shape)
+        return ((part, part.layout.shape(part.shape)) for part in self.parts)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Of the parameter."""
         shapes = [shape for _, shape in self.pieces()]
         whole = list(shapes[0])
@@ -163,7 +174,7 @@ def _mamba(ours: str, theirs: str, shape: MambaConfig, D: int) -> Iterator[Entry
     yield _one(f"{ours}.island.A_log", Part(f"{theirs}.ssm_a", (H, 1), _DECAYS, fine=True))
     yield _one(f"{ours}.island.dt_bias", Part(f"{theirs}.ssm_dt.bias", (H,), fine=True))
     yield _one(f"{ours}.island.D", Part(f"{theirs}.ssm_d", (H, 1), _COLUMN, fine=True))
-    by_group = Layout(partial(_grouped, shape.groups), _flat)
+    by_group = Layout(partial(_grouped, shape.groups), _flat, _flat_shape)
     yield _one(
         f"{ours}.norm.weight", Part(f"{theirs}.ssm_norm.weight", (shape.groups, I // shape.groups), by_group, fine=True)
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,11 +126,14 @@ class GGUFFile:
 
     def _read(self, name: str) -> Tensor:
         tensor = self._tensors[name]
+        # Not from the reader's mapping: what a mapping has touched counts as memory.
+        kind, shape = tensor.data.dtype, tensor.data.shape
+        data = np.fromfile(self.path, dtype=kind, count=tensor.data.size, offset=tensor.data_offset).reshape(shape)
         try:
-            values = self._library.dequantize(tensor.data, tensor.tensor_type)
+            values = self._library.dequantize(data, tensor.tensor_type)
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise ValueError(f"{self.path} has {name} as {tensor.tensor_type.name}, unsupported: {error}") from error
-        return torch.from_numpy(values.copy())
+        return torch.from_numpy(values)
 
 
 def _reader(library: Any) -> Any:
@@ -137,6 +141,8 @@ def _reader(library: Any) -> Any:
 
     class Reader(library.GGUFReader):
         def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if isinstance(self.data, np.memmap):  # whose subclass costs as much as all the rest of reading a vocabulary
+                self.data = self.data.view(np.ndarray)
             found = super()._get(offset, dtype, count, override_order)
             if len(found) != int(count):
                 raise ValueError(f"it ends at byte {len(self.data)}")

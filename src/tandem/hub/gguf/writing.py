@@ -61,7 +61,6 @@ def write_gguf(
     format = format or _OF_DTYPE.get(model.embedding.dtype, "f32")
     architecture = architecture_of(model.config)
     keys: dict[str, Value] = {
-        "general.name": target.stem,
         "general.file_type": FORMATS[format],
         "general.quantization_version": library().GGML_QUANT_VERSION,
         **written(model.config, architecture),

@@ -13,7 +13,7 @@ from tandem.hub.huggingface.options import Options
 from tandem.hub.huggingface.rope import reach, rope_scaling
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 
-_GATED = {
+ACTIVATIONS_OF_GATED = {
     "silu": "swiglu",
     "swish": "swiglu",
     "gelu": "geglu",
@@ -21,7 +21,7 @@ _GATED = {
     "gelu_pytorch_tanh": "geglu_tanh",
     "relu": "reglu",
 }
-_PLAIN = {
+ACTIVATIONS_OF_DENSE = {
     "relu2": "relu2",
     "silu": "silu",
     "swish": "silu",
@@ -76,7 +76,7 @@ def _decoder(options: Options, attention: AttentionConfig) -> ModelConfig:
     """A Llama-type model: attention and a gated feed-forward in turn."""
     ffn = DenseConfig(
         hidden=options.whole("intermediate_size"),
-        activation=_activation(options, "hidden_act", _GATED, "silu"),
+        activation=_activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu"),
         bias=options.flag("mlp_bias"),
     )
     layers = options.whole("num_hidden_layers")
@@ -103,7 +103,7 @@ def _granite(options: Options) -> ModelConfig:
 
 
 def _granite_feed_forward(options: Options) -> DenseConfig | MoEConfig:
-    activation = _activation(options, "hidden_act", _GATED, "silu")
+    activation = _activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu")
     shared = options.whole("shared_intermediate_size", default=1024)
     experts = options.whole("num_local_experts", default=8)
     if experts == 0:
@@ -128,7 +128,7 @@ def _bamba(options: Options) -> ModelConfig:
     bias = options.flag("attention_bias")
     ffn = DenseConfig(
         hidden=options.whole("intermediate_size"),
-        activation=_activation(options, "hidden_act", _GATED, "silu"),
+        activation=_activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu"),
         bias=options.flag("mlp_bias"),
     )
     return ModelConfig(
@@ -183,7 +183,7 @@ def _nemotron(options: Options) -> ModelConfig:
     layers = _nemotron_layers(options)
     if options.find("sliding_window") is not None:
         raise ValueError("config sliding_window is not supported; supported: full attention in every layer")
-    activation = _activation(options, "mlp_hidden_act", _PLAIN, "relu2")
+    activation = _activation(options, "mlp_hidden_act", ACTIVATIONS_OF_DENSE, "relu2")
     bias = options.flag("mlp_bias")
     frame = _frame(options, "layer_norm_epsilon", 1e-5)
     return ModelConfig(

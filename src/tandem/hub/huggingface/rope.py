@@ -1,9 +1,10 @@
 """Stretched RoPE in the words of a Hugging Face config: `rope_parameters`, or `rope_scaling` in older files."""
 
 from collections.abc import Callable
+from typing import Any
 
 from tandem.hub.huggingface.options import Options
-from tandem.nn import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling, yarn_amplitude
+from tandem.nn import AttentionConfig, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling, yarn_amplitude
 
 
 def rope_scaling(options: Options, parameters: Options) -> RopeScaling | None:
@@ -20,6 +21,36 @@ def rope_scaling(options: Options, parameters: Options) -> RopeScaling | None:
     if kind not in _KINDS:
         raise ValueError(f"config rope_type={kind!r} is not supported; supported: default, {', '.join(_KINDS)}")
     return _KINDS[kind](options, parameters)
+
+
+def rope_parameters(shape: AttentionConfig) -> dict[str, Any]:
+    """`rope_parameters` of a config that says what `rope_scaling` reads; what has no words there is left out."""
+    part = (shape.rotary_width or shape.head_width) / shape.head_width
+    plain: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rotary_base}
+    if part != 1:
+        plain["partial_rotary_factor"] = part
+    match shape.rope_scaling:
+        case LinearScaling(factor=factor):
+            plain |= {"rope_type": "linear", "factor": factor}
+        case Llama3Scaling() as scaling:
+            plain |= {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "original_max_position_embeddings": scaling.original_context,
+                "low_freq_factor": scaling.slow_turns,
+                "high_freq_factor": scaling.fast_turns,
+            }
+        case YarnScaling() as scaling:
+            plain |= {
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "original_max_position_embeddings": scaling.original_context,
+                "beta_slow": scaling.slow_turns,
+                "beta_fast": scaling.fast_turns,
+                "truncate": scaling.whole_pairs,
+                "attention_factor": scaling.attention_factor,
+            }
+    return plain
 
 
 def reach(options: Options) -> int:
