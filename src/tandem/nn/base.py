@@ -30,11 +30,6 @@ class Linear(nn.Linear):
         """Maps the last dimension."""
         return linear(input, self.weight, self.bias)
 
-
-def is_bare(*maps: nn.Module) -> bool:
-    """Whether each is our `Linear` itself, whose weight may be read; one that was wrapped (LoRA) has to be called."""
-    return all(type(linear_map) is Linear for linear_map in maps)
-
     def round_to_int8(self) -> None:
         """Rounds the matrix in place."""
         round_to_int8(self.weight)
@@ -42,6 +37,11 @@ def is_bare(*maps: nn.Module) -> bool:
     def record(self, program: StepProgram, x_SD: Tensor) -> Tensor:
         """Writes `forward` down as part of a decode step."""
         return program.linear(x_SD, self.weight, self.bias)
+
+
+def is_bare(*maps: nn.Module) -> bool:
+    """Whether each is our `Linear` itself, whose weight may be read; one that was wrapped (LoRA) has to be called."""
+    return all(type(linear_map) is Linear for linear_map in maps)
 
 
 class RMSNorm(nn.Module):

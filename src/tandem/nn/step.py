@@ -106,4 +106,5 @@ def _state_pointers(state: DecodeState) -> list[int]:
 
 def _is_ours(module: nn.Module) -> bool:
     """Whether `record` says all that calling the module does: no other class, adapter or replaced `forward`."""
-    return type(module).__module__.startswith(("tandem.nn.", "torch.nn.modules.")) and "forward" not in vars(module)
+    is_known = type(module).__module__.startswith("tandem.nn.") or type(module) in (nn.ModuleList, nn.Identity)
+    return is_known and "forward" not in vars(module)
