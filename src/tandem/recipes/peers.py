@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tandem.hub import load
-from tandem.hub.gguf import write_gguf
+from tandem.hub.gguf import has_llama_cpp, llama_cpp_logits, write_gguf
 from tandem.hub.huggingface import load_model
 from tandem.nn import HybridLM
 from tandem.recipes.benchmark import (
@@ -124,7 +124,7 @@ def write_weights(folder: Path) -> None:
                 weight.copy_(torch.randn(weight.shape))
     model.save_pretrained(folder / "model")
     ours, tokenizer = _model(folder, "bfloat16"), load("nano")[1]
-    if llama_is_installed():
+    if has_llama_cpp():
         for format in ("bf16", "q8_0"):
             write_gguf(ours, tokenizer, folder / f"{format}.gguf", format=format)
 
@@ -158,11 +158,6 @@ def peer_config(transformers: Any, **changes: Any) -> Any:
     return make(**changes)
 
 
-def llama_is_installed() -> bool:
-    """Whether llama.cpp can be a side."""
-    return importlib.util.find_spec("llama_cpp") is not None
-
-
 def check_logits(folder: Path) -> dict[str, float]:
     """Relative distance of each side's last logits of a prompt from transformers' in float32.
 
@@ -178,8 +173,10 @@ def check_logits(folder: Path) -> dict[str, float]:
         "Tandem bf16": prefill(_model(folder, "bfloat16"), prompt)[0],
         "Tandem int8": _stepped(_int8_model(folder), prompt),
     }
-    if llama_is_installed():
-        sides |= {f"llama.cpp {kind}": _llama_logits(folder / f"{kind}.gguf", prompt) for kind in ("bf16", "q8_0")}
+    if has_llama_cpp():
+        sides |= {
+            f"llama.cpp {kind}": llama_cpp_logits(folder / f"{kind}.gguf", prompt)[-1] for kind in ("bf16", "q8_0")
+        }
     found = {name: float((logits.float() - exact).norm() / exact.norm()) for name, logits in sides.items()}
     rounding = found["transformers bf16"]
     allowed = {"Tandem float32": 1e-3, "Tandem int8": 10 * rounding, "llama.cpp q8_0": 10 * rounding}
@@ -195,7 +192,7 @@ def prompt_tokens(count: int) -> Tensor:
 
 
 def _measure(work: Work, folder: Path, ceiling: Ceiling, rounds: int) -> PeerRow:
-    here = {name: make for name, make in work.sides.items() if llama_is_installed() or not name.startswith("llama")}
+    here = {name: make for name, make in work.sides.items() if has_llama_cpp() or not name.startswith("llama")}
     sides = {name: Side(make, folder) for name, make in here.items()}
     try:
         for side in sides.values():
@@ -253,7 +250,7 @@ def _peer_logits(folder: Path, prompt: Tensor, dtype: torch.dtype) -> Tensor:
     return _peer_model(folder, dtype)(input_ids=prompt[None], logits_to_keep=1).logits[0, -1].float()
 
 
-def _llama(path: Path, logits_all: bool = False) -> Any:
+def _llama(path: Path) -> Any:
     threads = torch.get_num_threads()
     return importlib.import_module("llama_cpp").Llama(
         str(path),
@@ -261,15 +258,8 @@ def _llama(path: Path, logits_all: bool = False) -> Any:
         n_batch=PROMPT_TOKENS,
         n_threads=threads,
         n_threads_batch=threads,
-        logits_all=logits_all,
         verbose=False,
     )
-
-
-def _llama_logits(path: Path, prompt: Tensor) -> Tensor:
-    model = _llama(path, logits_all=True)
-    model.eval(prompt.tolist())
-    return torch.from_numpy(model.scores[len(prompt) - 1].copy())
 
 
 def _our_prefill(folder: Path) -> Callable[[], Any]:
