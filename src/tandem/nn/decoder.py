@@ -236,7 +236,7 @@ class HybridLM(nn.Module):
         One token of each document on a CPU is a replay of the step recorded with the state (step.py).
         """
         if layout.is_step:
-            self._check(tokens_T, layout, state, None)
+            self._check(tokens_T[..., None], layout, state, None)
             logits_SV = recorded_logits(self, tokens_T, state)
             if logits_SV is not None:
                 state.advance(layout.lengths)
