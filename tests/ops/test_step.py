@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tandem.ops import (
+    ACTIVATIONS,
     SequenceLayout,
     StepProgram,
     StepUnsupportedError,
@@ -93,13 +94,18 @@ def test_residual_stream_and_norm(slots: int, scale: float, gain: float, dtype: 
     assert close(second, gain * rms_norm(wide, weight.double(), 1e-5))
 
 
-@given(slots=st.sampled_from([1, 4]), width=st.sampled_from([1, 31, 64]), dtype=st.sampled_from(FORMATS))
+@given(
+    slots=st.sampled_from([1, 4]),
+    width=st.sampled_from([1, 31, 64]),
+    dtype=st.sampled_from(FORMATS),
+    name=st.sampled_from(["swiglu", "relu2"]),
+)
 @torch.no_grad()
-def test_swiglu(slots: int, width: int, dtype: torch.dtype):
+def test_activation(slots: int, width: int, dtype: torch.dtype, name: str):
     program, x, table = start(slots, 2 * width, dtype)
-    y = program.swiglu(x)
+    y = program.activation(x, name)
     run(program)
-    assert close(y, swiglu(table.double()))
+    assert close(y, ACTIVATIONS[name](table.double()))
 
 
 @settings(max_examples=30)
@@ -265,6 +271,8 @@ def test_what_the_kernels_do_not_have_is_said():
         experts = (normal(torch.bfloat16, 2, 32, 80), normal(torch.bfloat16, 2, 40, 32))
         with pytest.raises(StepUnsupportedError):
             program.mixture(x, (torch.randn(2, 32), None, 1), experts, None)
+        with pytest.raises(StepUnsupportedError):
+            program.activation(x, "gelu")
 
 
 def test_memory_of_weights_stays_while_the_program_does():

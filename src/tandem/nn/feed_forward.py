@@ -48,9 +48,8 @@ class Dense(nn.Module):
 
     def record(self, program: StepProgram, x_SD: Tensor, slots: None) -> Tensor:
         """Writes `forward` down as part of a decode step."""
-        if self.config.activation != "swiglu":
-            raise StepUnsupportedError(f"a step with activation {self.config.activation}")
-        return self.down.record(program, program.swiglu(self.gate_up.record(program, x_SD)))
+        hidden_SF = program.activation(self.gate_up.record(program, x_SD), self.config.activation)
+        return self.down.record(program, hidden_SF)
 
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations: 6·D·F a token, 4·D·F without a gate."""

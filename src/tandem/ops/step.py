@@ -18,6 +18,7 @@ from tandem.ops.cpu import decode, instructions
 from tandem.ops.cpu.instructions import FORMATS, pointer
 from tandem.ops.int8 import int8_copy
 
+_FUNCTIONS = {"swiglu": 0, "relu2": 1}
 _FEW = 4
 _LONGEST = 32_768  # products of int8 and 14 bits whose sum fits 32 bits
 
@@ -100,11 +101,14 @@ class StepProgram:
         self._do(decode.linear_instruction(x_SD, weight, bias_O, y_SO))
         return y_SO
 
-    def swiglu(self, gate_up_SF: Tensor) -> Tensor:
-        """silu(gate) · up of the halves."""
-        F = gate_up_SF.shape[1] // 2
+    def activation(self, x_SF: Tensor, name: str) -> Tensor:
+        """One of `ACTIVATIONS` that the kernels have: swiglu, which halves the width, or relu2."""
+        if name not in _FUNCTIONS:
+            raise StepUnsupportedError(f"a step with activation {name}")
+        F = x_SF.shape[1] // (2 if name == "swiglu" else 1)
         y_SF = self._room(F)
-        self._do(instructions.SwiGLU(self.slots, F, FORMATS[self.dtype], pointer(gate_up_SF), pointer(y_SF)))
+        sizes = (self.slots, F, FORMATS[self.dtype], _FUNCTIONS[name])
+        self._do(instructions.Activate(*sizes, pointer(x_SF), pointer(y_SF)))
         return y_SF
 
     def mixture(

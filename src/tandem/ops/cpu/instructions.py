@@ -57,10 +57,10 @@ class Linear(ctypes.Structure):
     _fields_ = _fields("S D O format", "#weight bias x y")
 
 
-class SwiGLU(ctypes.Structure):
-    """silu(gate) · up."""
+class Activate(ctypes.Structure):
+    """What a feed-forward does between its products."""
 
-    _fields_ = _fields("S F format", "x y")
+    _fields_ = _fields("S F format function", "x y")
 
 
 class Mixture(ctypes.Structure):
@@ -95,7 +95,7 @@ class Attend(ctypes.Structure):
     _fields_ = _fields("S L H G P format", "~scale positions q k v scratch y")
 
 
-KINDS = (Embed, AddNorm, Linear, SwiGLU, Mixture, MambaStep, Place, Attend)
+KINDS = (Embed, AddNorm, Linear, Activate, Mixture, MambaStep, Place, Attend)
 """In the order of kernels/step.cpp."""
 _NUMBER: dict[type[ctypes.Structure], int] = {kind: number for number, kind in enumerate(KINDS)}
 

@@ -87,14 +87,22 @@ void add_norm(const AddNorm& s, const Team& team) {
 }
 
 template <class T>
-void swiglu(const SwiGLU& s, const Team& team) {
+void activate(const Activate& s, const Team& team) {
   const auto mine = team.share(s.F, LANES);
   for (int64_t d = 0; d < s.S; ++d) {
-    const T *gate = (const T*)s.x + d * 2 * s.F, *up = gate + s.F;
+    const T *x = (const T*)s.x + d * s.F * (s.function == SWIGLU ? 2 : 1), *up = x + s.F;
+    T* y = (T*)s.y + d * s.F;
+    if (s.function == RELU2) {
+      for (int64_t f = mine.first; f < mine.last; ++f) {
+        const float above = std::max(widen(x[f]), 0.0f);
+        y[f] = narrow<T>(above * above);
+      }
+      continue;
+    }
 #pragma omp simd
     for (int64_t f = mine.first; f < mine.last; ++f) {
-      const float z = widen(gate[f]);
-      ((T*)s.y)[d * s.F + f] = narrow<T>(z * sigmoid(z) * widen(up[f]));
+      const float z = widen(x[f]);
+      y[f] = narrow<T>(z * sigmoid(z) * widen(up[f]));
     }
   }
   team.meet();
@@ -107,6 +115,8 @@ void run(const Linear& s, const Team& team) { TANDEM_BY_FORMATS(linear, s, s.wei
 void run(const AddNorm& s, const Team& team) {
   s.format == BFLOAT ? add_norm<bf16>(s, team) : add_norm<float>(s, team);
 }
-void run(const SwiGLU& s, const Team& team) { s.format == BFLOAT ? swiglu<bf16>(s, team) : swiglu<float>(s, team); }
+void run(const Activate& s, const Team& team) {
+  s.format == BFLOAT ? activate<bf16>(s, team) : activate<float>(s, team);
+}
 
 }  // namespace tandem

@@ -11,7 +11,7 @@ void run_at(const void* instruction, const Team& team) {
 
 // In the order of `KINDS` of instructions.py.
 constexpr void (*RUN[])(const void*, const Team&) = {
-    run_at<Embed>,   run_at<AddNorm>,   run_at<Linear>, run_at<SwiGLU>,
+    run_at<Embed>,   run_at<AddNorm>,   run_at<Linear>, run_at<Activate>,
     run_at<Mixture>, run_at<MambaStep>, run_at<Place>,  run_at<Attend>,
 };
 

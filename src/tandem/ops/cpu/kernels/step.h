@@ -60,9 +60,12 @@ struct Linear {  // y = x Wᵀ + bias, which may be null
   void* y;
 };
 
-struct SwiGLU {  // y = silu(gate) · up of rows [gate | up]
+enum Function : int64_t { SWIGLU = 0, RELU2 = 1 };
+
+struct Activate {  // y = silu(gate) · up of rows [gate | up], or relu(x)²
   int64_t S, F;
   Format format;
+  Function function;
   const void* x;
   void* y;
 };
@@ -117,7 +120,7 @@ struct Attend {  // y = softmax(scale · q kᵀ) v over the first positions[s] +
 void run(const Embed&, const Team&);
 void run(const AddNorm&, const Team&);
 void run(const Linear&, const Team&);
-void run(const SwiGLU&, const Team&);
+void run(const Activate&, const Team&);
 void run(const Mixture&, const Team&);
 void run(const MambaStep&, const Team&);
 void run(const Place&, const Team&);
