@@ -32,9 +32,10 @@ docs: $(VENV)/ready-docs  ## the documentation site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site/index.html"
 
-bench: $(VENV)/ready-bench  ## Tandem beside transformers, training and decoding
+bench: $(VENV)/ready-bench  ## Tandem beside transformers and, if installed, llama.cpp
 	@$(BIN)/tandem bench train
 	@$(BIN)/tandem bench decode
+	@$(BIN)/tandem bench peers
 
 nano: $(READY)  ## make the bundled checkpoint again
 	@$(BIN)/tandem quickstart --run-dir runs/nano --bundle

@@ -171,6 +171,17 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return Here(monkeypatch, capsys)
 
 
+def test_int8_weights(base: tandem.LanguageModel, directory: Path, here: Here) -> None:
+    rounded = tandem.load(directory, weights="int8")
+    near = rounded.score(TEXT[:30]) - base.score(TEXT[:30])
+    assert 0 < near.abs().mean() < 0.3
+    expected = rounded.generate("Re", max_tokens=9, seed=1)
+    arguments = ("--prompt", "Re", "--max-tokens", "9", "--seed", "1", "--weights", "int8")
+    assert here("generate", directory, *arguments)[:2] == (0, expected.text + "\n")
+    with pytest.raises(ValueError, match="weights='int4' is unknown; use one of stored, int8"):
+        tandem.load(directory, weights="int4")
+
+
 def test_generate_command_streams_and_tells_the_speed(base: tandem.LanguageModel, directory: Path) -> None:
     options = ["--max-tokens", "12", "--temperature", "1", "--seed", "3", "--top-p", "0.9", "--min-p", "0.01"]
     expected = base.generate("Returns", max_tokens=12, temperature=1.0, seed=3, top_p=0.9, min_p=0.01)

@@ -25,6 +25,9 @@ from tandem.serve import (
     score_tokens,
 )
 
+WEIGHTS = ("stored", "int8")
+"""What `load` can make of the matrices."""
+
 
 @dataclass(eq=False, slots=True)
 class LanguageModel:
@@ -132,15 +135,27 @@ class LanguageModel:
         return hub.save(self.model, self.tokenizer, directory, dtype=dtype, chat=self.chat)
 
 
-def load(source: str | Path, *, dtype: str | None = None, device: str | torch.device | None = None) -> LanguageModel:
+def load(
+    source: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    weights: str = "stored",
+) -> LanguageModel:
     """Loads a model: a bundled checkpoint by name ("nano"), a directory of `LanguageModel.save` or in Hugging Face format, or a
     GGUF file.
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; None keeps the dtypes of the file.
         device: where it generates and scores: "cpu" (as None), "cuda", "cuda:N", or "auto" for a GPU if there is one.
+        weights: "int8" rounds the matrices to int8 and reads them so when it generates on a CPU, which is faster; see
+            `HybridLM.round_to_int8`. "stored" takes them as they are.
     Raises:
-        ValueError: no such source, a missing, damaged or foreign file, or a device that is not here.
+        ValueError: no such source, a missing, damaged or foreign file, a device that is not here, or unknown `weights`.
     """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is unknown; use one of {', '.join(WEIGHTS)}")
     model, tokenizer, saved = hub.load(source, dtype=dtype, device=device)
+    if weights == "int8":
+        model.round_to_int8()
     return LanguageModel(model, tokenizer, saved.model, chat=saved.chat)

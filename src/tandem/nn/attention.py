@@ -12,7 +12,7 @@ from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig
 from tandem.nn.rope import rotary_frequencies
 from tandem.nn.state import KVSlots
-from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
+from tandem.ops import SequenceLayout, StepProgram, cached_attention, causal_attention, rotary
 
 
 class Rotary(nn.Module):
@@ -74,6 +74,17 @@ class Attention(nn.Module):
             k_SLGP, v_SLGP = state.k_SLGP.to(q_THP.dtype), state.v_SLGP.to(q_THP.dtype)
             y_THP = cached_attention(q_THP, k_SLGP, v_SLGP, layout, scale)
         return self.out(y_THP.flatten(1))
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: KVSlots) -> Tensor:
+        """Writes `forward` for one token of each document down as part of a decode step."""
+        config = self.config
+        norms = None
+        if config.qk_norm:
+            norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps, config.qk_norm_first)
+        rotation = None if self.rope is None else (self.rope.frequency_K, self.rope.amplitude)
+        qkv_SO = self.qkv.record(program, x_SD)
+        y_SO = program.attention(qkv_SO, slots.tensors, config.heads, norms, rotation, config.scale)
+        return self.out.record(program, y_SO)
 
     def _positions(self, q_THP: Tensor, k_TGP: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
         config = self.config

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tandem.ops import linear, rms_norm
+from tandem.ops import StepProgram, linear, rms_norm, round_to_int8
 
 
 class Linear(nn.Linear):
@@ -30,6 +30,14 @@ class Linear(nn.Linear):
         """Maps the last dimension."""
         return linear(input, self.weight, self.bias)
 
+    def round_to_int8(self) -> None:
+        """Rounds the matrix in place."""
+        round_to_int8(self.weight)
+
+    def record(self, program: StepProgram, x_SD: Tensor) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        return program.linear(x_SD, self.weight, self.bias)
+
 
 def is_bare(*maps: nn.Module) -> bool:
     """Whether each is our `Linear` itself, whose weight may be read; one that was wrapped (LoRA) has to be called."""
@@ -48,6 +56,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Normalizes x, or x · silu(gate); the result has `dtype`, else x's."""
         return rms_norm(x, self.weight, self.eps, groups=self.groups, gate=gate, dtype=dtype)
+
+    def record(self, program: StepProgram, x_SD: Tensor, gain: float = 1.0) -> Tensor:
+        """Writes `forward` without gate or groups, times `gain`, down as part of a decode step."""
+        return program.norm(x_SD, self.weight, self.eps, gain)
 
 
 class Float32Island(nn.Module):

@@ -17,10 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from tandem.nn.attention import Attention
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
-from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, balance_losses, expert_loads
+from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.state import DecodeState
-from tandem.ops import SequenceLayout, blockwise_cross_entropy, linear
+from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.nn.step import recorded_logits
+from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear, round_to_int8
 
 
 class Aux:
@@ -101,6 +102,11 @@ class Layer(nn.Module):
         y_TD = self.mixer(normed_TD, layout, state.layers[index] if state else None)
         return torch.add(x_TD, y_TD, alpha=self.scale), None
 
+    def record(self, program: StepProgram, x_SD: Tensor, slots: KVSlots | SSMSlots | None) -> None:
+        """Writes `forward` down as part of a decode step; x is changed in place."""
+        y_SD = self.mixer.record(program, self.norm.record(program, x_SD), slots)  # pyright: ignore[reportArgumentType]
+        program.add(x_SD, y_SD, self.scale)
+
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations of the mixer."""
         return self.mixer.flops(layout)
@@ -146,6 +152,7 @@ class HybridLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self.int8_steps = False
         self.recompute = False
         self._balance_weights = tuple(mixture.config.balance_weight for mixture in self._mixtures())
         self._generator = torch.Generator().manual_seed(0)
@@ -224,9 +231,29 @@ class HybridLM(nn.Module):
         return linear(_scaled(x_TD, self.config.logit_scale), self._head())
 
     def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
-        """Logits after each document's last token, logits_SV; the others are never computed."""
+        """Logits after each document's last token, logits_SV; the others are never computed.
+
+        One token of each document on a CPU is a replay of the step recorded with the state (step.py).
+        """
+        if layout.is_step:
+            self._check(tokens_T[..., None], layout, state, None)
+            logits_SV = recorded_logits(self, tokens_T, state)
+            if logits_SV is not None:
+                state.advance(layout.lengths)
+                return logits_SV
         x_TD, _ = self.hidden(tokens_T, layout, state)
         return self.logits(x_TD if layout.is_step else x_TD[layout.last_S])
+
+    def record(self, program: StepProgram, state: DecodeState) -> Tensor:
+        """Writes a decode step down; returns the memory of its logits_SV.
+
+        Raises:
+            StepUnsupportedError: a layer that the kernels do not have.
+        """
+        x_SD = program.embedding(self.embedding, self.config.embedding_scale)
+        for layer, slots in zip(self.layers, state.layers, strict=True):
+            cast(Layer, layer).record(program, x_SD, slots)
+        return program.linear(self.norm.record(program, x_SD, self.config.logit_scale), self._head())
 
     def loss(
         self,
@@ -246,6 +273,18 @@ class HybridLM(nn.Module):
         if self.training and aux.expert_load is not None:
             self._balance(aux.expert_load)
         return Loss(nll_sum / weight_sum + aux.balance_loss, nll_sum, weight_sum, aux)
+
+    def round_to_int8(self) -> None:
+        """Rounds embedding, head, projections and experts in place to int8 with one scale an output (`quantize_int8`).
+
+        Decode steps of up to 4 sequences on a CPU then read int8 copies, which take half the bytes of bfloat16 and lie beside
+        the matrices; everything else computes with the rounded matrices in their own format, so all results agree.
+        """
+        round_to_int8(self.embedding)
+        for module in self.modules():
+            if isinstance(module, Linear | Experts):
+                module.round_to_int8()
+        self.int8_steps = True
 
     def new_state(self, n: int, device: torch.device | str | None = None) -> DecodeState:
         """An empty decode state of n slots; keys, values and convolution halos in the embedding's dtype."""

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear, is_bare
 from tandem.nn.config import DenseConfig, MoEConfig
-from tandem.ops import ACTIVATIONS, SOFTMAX, SequenceLayout, mixture, route, route_weights, routed_experts
+from tandem.ops import (
+    ACTIVATIONS,
+    SOFTMAX,
+    SequenceLayout,
+    StepProgram,
+    StepUnsupportedError,
+    mixture,
+    round_to_int8,
+    route,
+    route_weights,
+    routed_experts,
+)
 
 
 class Dense(nn.Module):
@@ -34,6 +45,11 @@ class Dense(nn.Module):
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: None = None) -> Tensor:
         """Maps each token by itself."""
         return self.down(self.activation(self.gate_up(x_TD)))
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: None) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        hidden_SF = program.activation(self.gate_up.record(program, x_SD), self.config.activation)
+        return self.down.record(program, hidden_SF)
 
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations: 6·D·F a token, 4·D·F without a gate."""
@@ -108,6 +124,11 @@ class Experts(nn.Module):
         self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, config.inputs * config.hidden))
         self.down_EFD = nn.Parameter(torch.empty(config.experts, config.hidden, width))
 
+    def round_to_int8(self) -> None:
+        """Rounds the matrices in place."""
+        round_to_int8(self.gate_up_EDF, axis=1)
+        round_to_int8(self.down_EFD, axis=1)
+
 
 class MixtureOfExperts(nn.Module):
     """y = shared(x) + Σ_{e in top-k} p_e expert_e(x), p a float32 softmax renormalized over the chosen (TurboS §2).
@@ -147,24 +168,36 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
-        experts, shared, island = self.experts, self.shared, self.island
+        shared = self.shared
         is_whole = shared is None or is_bare(shared.gate_up, shared.down)
         if self.is_plain and is_whole and route_TK is None and not self.training:  # nothing between choosing and using
-            y_TD, *choice = mixture(
-                x_TD,
-                (island.weight, island.bias_E, self.config.top_k),
-                (experts.gate_up_EDF, experts.down_EFD),
-                (shared.gate_up.weight, shared.down.weight) if shared else None,
-            )
+            y_TD, *choice = mixture(x_TD, *self._plain_weights())
             return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
-        matrices = (experts.gate_up_EDF, experts.down_EFD)
+        matrices = (self.experts.gate_up_EDF, self.experts.down_EFD)
         rows_TL = self.into_latent(x_TD)
         y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation)
         y_TD = self.from_latent(y_TL)
         if shared:
             y_TD = y_TD + shared(x_TD, layout)
         return y_TD, routing
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: None) -> Tensor:
+        """Writes `forward` down as part of a decode step."""
+        if not self.is_plain:
+            raise StepUnsupportedError("a step with other experts than `mixture` computes")
+        return program.mixture(x_SD, *self._plain_weights())
+
+    def _plain_weights(
+        self,
+    ) -> tuple[tuple[Tensor, Tensor | None, int], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """Router, routed experts and shared one, as `mixture` takes them."""
+        experts, shared, island = self.experts, self.shared, self.island
+        return (
+            (island.weight, island.bias_E, self.config.top_k),
+            (experts.gate_up_EDF, experts.down_EFD),
+            (shared.gate_up.weight, shared.down.weight) if shared else None,
+        )
 
     def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:
         config = self.config

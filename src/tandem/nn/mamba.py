@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tandem.nn.base import Float32Island, Linear, RMSNorm, is_bare
 from tandem.nn.config import MambaConfig
 from tandem.nn.state import SSMSlots
-from tandem.ops import SequenceLayout, causal_conv, conv_halo, mamba_step, ssd_chunked, step_sizes
+from tandem.ops import SequenceLayout, StepProgram, causal_conv, conv_halo, mamba_step, ssd_chunked, step_sizes
 
 
 class DecayIsland(Float32Island):
@@ -79,6 +79,19 @@ class Mamba(nn.Module):
             state,
         )
         return self.out(self.norm(y_THP.flatten(1), gate=z_TI))
+
+    def record(self, program: StepProgram, x_SD: Tensor, slots: SSMSlots) -> Tensor:
+        """Writes `forward` for one token of each document down as part of a decode step."""
+        island, norm = self.island, self.norm
+        y_SI = program.mamba(
+            self.into.record(program, x_SD),
+            (self.conv_weight, self.conv_bias, norm.weight),
+            (island.A_log, island.dt_bias, island.D),
+            (norm.eps, norm.groups),
+            slots.tensors,
+            self.limits,
+        )
+        return self.out.record(program, y_SI)
 
     def _step(self, x_SD: Tensor, state: SSMSlots) -> Tensor:
         island, norm, into, out = self.island, self.norm, self.into, self.out

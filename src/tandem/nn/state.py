@@ -6,12 +6,16 @@ C convolution channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tandem.nn.config import AttentionConfig, MambaConfig, ModelConfig
 from tandem.ops import SequenceLayout
+
+if TYPE_CHECKING:
+    from tandem.nn.step import RecordedStep
 
 
 @dataclass(slots=True)
@@ -29,11 +33,17 @@ class KVSlots:
 
     def append(self, k_TGP: Tensor, v_TGP: Tensor, layout: SequenceLayout) -> None:
         """Writes each document's new keys and values behind what its slot holds."""
-        self._reserve(max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)))
+        self.reserve(max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)))
         self.k_SLGP[layout.document_T, layout.position_T] = k_TGP.to(self.k_SLGP.dtype)
         self.v_SLGP[layout.document_T, layout.position_T] = v_TGP.to(self.v_SLGP.dtype)
 
-    def _reserve(self, tokens: int) -> None:
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Keys, then values."""
+        return self.k_SLGP, self.v_SLGP
+
+    def reserve(self, tokens: int) -> None:
+        """Grows the capacity to at least `tokens` of each document."""
         capacity = self.k_SLGP.shape[1]
         if tokens > capacity:
             grown = max(tokens, 2 * capacity, 64)
@@ -58,6 +68,11 @@ class SSMSlots:
         state = torch.zeros(slots, config.heads, config.head_width, config.state, dtype=wide, device=device)
         return cls(state, torch.zeros(slots, config.conv - 1, config.conv_width, dtype=dtype, device=device))
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Halo, then state."""
+        return self.halo_SWC, self.state_SHPN
+
     def select(self, slots: Tensor) -> "SSMSlots":
         """A copy of some slots."""
         return SSMSlots(self.state_SHPN[slots], self.halo_SWC[slots])
@@ -72,12 +87,14 @@ class DecodeState:
         layers: one entry a layer: KVSlots, SSMSlots, or None where nothing is kept.
         chunk: chunk length of the layouts it makes.
         device: where it lies.
+        step: the recording of a decode step over it, if one was made; see step.py.
     """
 
     lengths: list[int]
     layers: list[KVSlots | SSMSlots | None]
     chunk: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    step: "RecordedStep | None" = field(default=None, compare=False, repr=False)
 
     @classmethod
     def empty(cls, config: ModelConfig, slots: int, dtype: torch.dtype, device: torch.device) -> "DecodeState":

@@ -5,12 +5,14 @@ from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
 from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
+from tandem.ops.int8 import int8_copy, quantize_int8, round_to_int8
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
 from tandem.ops.norm import rms_norm
 from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
+from tandem.ops.step import StepProgram, StepUnsupportedError
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,6 +20,8 @@ __all__ = [
     "SOFTMAX",
     "RoutingRule",
     "SequenceLayout",
+    "StepProgram",
+    "StepUnsupportedError",
     "blockwise_cross_entropy",
     "cached_attention",
     "causal_attention",
@@ -27,11 +31,14 @@ __all__ = [
     "conv_step",
     "experts_reference",
     "grouped_matmul",
+    "int8_copy",
     "linear",
     "mamba_step",
     "mixture",
+    "quantize_int8",
     "rms_norm",
     "rotary",
+    "round_to_int8",
     "route",
     "route_weights",
     "routed_experts",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tandem.ops.cpu.compiled import kernels_for
-from tandem.ops.cpu.decode import mixture_is_supported, mixture_step
+from tandem.ops.cpu.decode import ROWS, mixture_is_supported, mixture_step
 from tandem.ops.cpu.experts import gather_sum as cpu_gather_sum
 from tandem.ops.cpu.experts import scatter_gradient as cpu_scatter_gradient
 from tandem.ops.cpu.pointwise import swiglu as cpu_swiglu
@@ -21,8 +21,6 @@ from tandem.ops.routing import route
 from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
-_FEW = 4  # tokens: with more of them a CPU's matrix products are faster for the expert that all of them share
-_SOME = 32  # tokens: with more of them the routed experts are faster as matrix products too
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -68,14 +66,10 @@ def mixture(
     Returns:
         y_TD in x's dtype, then what `route` returns.
     """
-    by_choice = len(x_TD) <= _SOME and mixture_is_supported(x_TD, router[0], *experts, *(shared or ()))
-    if by_choice and len(x_TD) <= _FEW:
+    if len(x_TD) <= ROWS and mixture_is_supported(x_TD, router[0], *experts, *(shared or ())):
         return mixture_step(x_TD, router, experts, shared)
-    if by_choice:
-        y_TD, expert_TK, weight_TK, scores_TE = mixture_step(x_TD, router, experts, None)
-    else:
-        expert_TK, weight_TK, scores_TE = route(x_TD, *router)
-        y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
+    expert_TK, weight_TK, scores_TE = route(x_TD, *router)
+    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
     if shared:
         y_TD = y_TD + linear(swiglu(linear(x_TD, shared[0])), shared[1])
     return y_TD, expert_TK, weight_TK, scores_TE

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tandem.ops.conv import conv_step
+from tandem.ops.cpu.decode import ROWS, step_is_supported
 from tandem.ops.cpu.decode import mamba_step as cpu_mamba_step
-from tandem.ops.cpu.decode import step_is_supported
 from tandem.ops.linear import linear
 from tandem.ops.norm import rms_norm
 from tandem.ops.ssd import ssd_step
 
 ANY_STEP = (0.0, float("inf"))  # limits that no step size reaches
-_FEW = 4  # documents: with more of them a CPU's matrix products are faster than one pass over the weights
 
 
 def mamba_step(
@@ -47,12 +46,9 @@ def mamba_step(
     A_log_H, dt_bias_H, D_H = decays
     bias_in, bias_out = biases or (None, None)
     bias_C = weight_CW.new_zeros(len(weight_CW)) if bias is None else bias
-    if _fits(x_SD, (into, out, weight_CW, bias_C, norm_I), decays, halo_SWC, state_SHPN):
-        if len(x_SD) <= _FEW and biases is None:
-            whole = (into, out, weight_CW, bias_C, norm_I)
-            return cpu_mamba_step(x_SD, whole, decays, norm, halo_SWC, state_SHPN, limits)
-        between, projected = (None, None, weight_CW, bias_C, norm_I), linear(x_SD, into, bias_in)
-        return linear(cpu_mamba_step(projected, between, decays, norm, halo_SWC, state_SHPN, limits), out, bias_out)
+    if len(x_SD) <= ROWS and _fits(x_SD, (into, out, weight_CW, bias_C, norm_I), decays, halo_SWC, state_SHPN):
+        whole, added = (into, out, weight_CW, bias_C, norm_I), (_like(bias_in, x_SD), _like(bias_out, x_SD))
+        return cpu_mamba_step(x_SD, whole, decays, norm, halo_SWC, state_SHPN, limits, added)
     _, H, P, N = state_SHPN.shape
     C = len(weight_CW)
     z_SI, xBC_SC, dt_SH = linear(x_SD, into, bias_in).split([H * P, C, H], dim=-1)
@@ -77,6 +73,10 @@ def step_sizes(dt: Tensor, bias_H: Tensor, limits: tuple[float, float]) -> Tenso
     """softplus(dt + bias) kept between two limits, in the bias's dtype (float32 or wider)."""
     dt = F.softplus(dt.to(bias_H.dtype) + bias_H)
     return dt if limits == ANY_STEP else dt.clamp(*limits)
+
+
+def _like(bias: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if bias is None else bias.to(x.dtype)
 
 
 def _fits(x_SD: Tensor, weights: tuple[Tensor, ...], decays: tuple[Tensor, ...], halo: Tensor, state: Tensor) -> bool:

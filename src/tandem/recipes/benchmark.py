@@ -66,11 +66,9 @@ class Comparison:
         """How much of the ceiling that our side is under it reaches: matrix products, or memory when decoding."""
         rate = self.tokens[0] / statistics.median(self.ours)
         if not self.work.startswith("decode"):
-            reached = rate * _operations(self.work)
-            return f"{reached / ceiling.matmul:.0%} of {ceiling.matmul / 1e9:.0f} GFLOP/s"
+            return ceiling.product_share(rate * _operations(self.work))
         sequences = BATCH if self.work == "decode-16" else 1
-        reached = rate / sequences * _step_bytes(sequences, ceiling.value_bytes)
-        return f"{reached / ceiling.read:.0%} of {ceiling.read / 1e9:.0f} GB/s"
+        return ceiling.memory_share(rate / sequences * step_bytes(SHAPE, sequences, ceiling.value_bytes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,28 +91,39 @@ class Ceiling:
         a, b = torch.randn(2, 1024, 1024).to(dtype)
         many = torch.ones(1 << 26)
         return cls(
-            matmul=2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(100)),
-            read=many.nbytes / min(_seconds(many.sum) for _ in range(100)),
+            matmul=2 * 1024**3 / min(seconds_of(lambda: torch.mm(a, b)) for _ in range(100)),
+            read=many.nbytes / min(seconds_of(many.sum) for _ in range(100)),
             value_bytes=dtype.itemsize,
         )
 
+    def product_share(self, operations: float) -> str:
+        """How much of it this many operations a second are."""
+        return f"{operations / self.matmul:.0%} of {self.matmul / 1e9:.0f} GFLOP/s"
+
+    def memory_share(self, moved: float) -> str:
+        """How much of it this many bytes a second are."""
+        return f"{moved / self.read:.0%} of {self.read / 1e9:.0f} GB/s"
+
 
 def _operations(work: str) -> float:
-    """Operations a token; a prefill needs the head for its last token only."""
-    if work == "train":
-        return flops(SHAPE, lengths=[ROW_TOKENS]).training
-    counts = flops(SHAPE, lengths=[PROMPT_TOKENS])
-    return counts.forward - counts.by_kind["head"] * (1 - 1 / PROMPT_TOKENS)
+    """Operations a token."""
+    return flops(SHAPE, lengths=[ROW_TOKENS]).training if work == "train" else prefill_operations(SHAPE, PROMPT_TOKENS)
 
 
-def _step_bytes(sequences: int, value_bytes: int) -> int:
+def prefill_operations(config: ModelConfig, tokens: int) -> float:
+    """Operations a token of a prefill, which needs the head for its last token only."""
+    counts = flops(config, lengths=[tokens])
+    return counts.forward - counts.by_kind["head"] * (1 - 1 / tokens)
+
+
+def step_bytes(config: ModelConfig, sequences: int, value_bytes: int) -> int:
     """Bytes that a step must move: weights once (every expert is chosen by one of 16), SSM states there and back.
 
     The few keys and values are left out.
     """
-    counts = parameters(SHAPE)
+    counts = parameters(config)
     weights = counts.active if sequences == 1 else counts.total
-    return weights * value_bytes + 2 * sequences * memory(SHAPE).ssm_per_sequence
+    return weights * value_bytes + 2 * sequences * memory(config).ssm_per_sequence
 
 
 def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> Comparison:
@@ -130,8 +139,8 @@ def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> C
         raise ValueError(f"pairs={pairs} is below 1; use 5 or more")
     if importlib.util.find_spec("transformers") is None:
         raise ImportError("tandem bench needs transformers: pip install 'tandem-lm[bench]'")
-    ours = _Side(_ours, work, work == "train")
-    peers = {precision: _Side(_peer, work, precision, peer_keeps_memory) for precision in ("float32", "bfloat16")}
+    ours = Side(_ours, work, work == "train")
+    peers = {precision: Side(_peer, work, precision, peer_keeps_memory) for precision in ("float32", "bfloat16")}
     try:
         ours.seconds()
         trials = {name: min(peer.seconds() for _ in range(3)) for name, peer in peers.items()}
@@ -150,7 +159,7 @@ def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> C
     )
 
 
-class _Side:
+class Side:
     """A process that builds one side with `make(*arguments)` and times a run of it whenever it is asked."""
 
     def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
@@ -170,6 +179,7 @@ class _Side:
             raise RuntimeError("a side of the benchmark ended; its error is printed above") from None
 
     def close(self) -> None:
+        """Ends the process."""
         self._connection.close()
         self._process.join()
 
@@ -182,12 +192,13 @@ def _answer(
     run = make(*arguments)
     try:
         while connection.recv():
-            connection.send(_seconds(run))
+            connection.send(seconds_of(run))
     except EOFError:  # the other end is closed
         pass
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def seconds_of(run: Callable[[], Any]) -> float:
+    """How long one call takes."""
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin
@@ -211,23 +222,25 @@ def _ours(work: Work, keeps_memory: bool) -> Callable[[], Any]:
     if precision == "bfloat16":
         model.bfloat16()
     if work == "prefill":
-        return lambda: _our_prefill(model, _tokens(PROMPT_TOKENS))
-    return _our_decode(model, BATCH if work == "decode-16" else 1)
+        return lambda: prefill(model, _tokens(PROMPT_TOKENS))
+    return decoding(model, BATCH if work == "decode-16" else 1)
 
 
 @torch.inference_mode()
-def _our_prefill(model: HybridLM, prompt: Tensor) -> Tensor:
+def prefill(model: HybridLM, prompt: Tensor) -> Tensor:
+    """Logits after the last token of a prompt, the state made for it."""
     state = model.new_state(1)
     return model.next_logits(prompt, state.layout([len(prompt)]), state)
 
 
-def _our_decode(model: HybridLM, sequences: int) -> Callable[[], Any]:
+def decoding(model: HybridLM, sequences: int, steps: int = STEPS) -> Callable[[], Any]:
+    """A run of some steps of some sequences, from where the last run ended."""
     state = model.new_state(sequences)
     tokens = torch.zeros(sequences, dtype=torch.long)
 
     @torch.inference_mode()
     def run() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             model.next_logits(tokens, state.layout([1] * sequences), state)
 
     return run

@@ -44,10 +44,7 @@ _SIGNATURES = {
     "softmax_gradient": "llipppp",
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
-    "linear": "llli" + "p" * 3,
-    "attention_step": "ppfi" + "p" * 4,
-    "mixture": "pi" + "p" * 11,
-    "mamba_step": "pfffi" + "p" * 12,
+    "run": "lipp",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 
