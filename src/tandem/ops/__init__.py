@@ -9,7 +9,7 @@ from tandem.ops.experts import experts_reference, grouped_matmul, mixture, route
 from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
-from tandem.ops.norm import rms_norm
+from tandem.ops.norm import add_rms_norm, rms_norm
 from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
@@ -24,6 +24,7 @@ __all__ = [
     "RoutingRule",
     "SequenceLayout",
     "Trained",
+    "add_rms_norm",
     "blockwise_cross_entropy",
     "cached_attention",
     "causal_attention",
