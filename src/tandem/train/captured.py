@@ -57,15 +57,16 @@ class CapturedStep:
     def backward(self, batches: Sequence[Any]) -> tuple[dict[str, Any], float]:
         """Values of the one batch, whose tensors the next call overwrites, and the norm of its gradients."""
         (batch,) = batches
-        where = self._class_of(batch)
-        if where is not None and where.seen and where.replayable and where.captured is None:
-            self._capture(where)
-        if where is not None and where.captured is not None:
-            where.captured.graph.replay()
-            values, self._gradients = where.captured.values, where.captured.gradients
-        else:
-            values = self._run(batch, where)
-            self._gradients = self._collected()
+        with torch.cuda.device_of(self._steps[0]):  # a graph is captured and replayed on the current device
+            where = self._class_of(batch)
+            if where is not None and where.seen and where.replayable and where.captured is None:
+                self._capture(where)
+            if where is not None and where.captured is not None:
+                where.captured.graph.replay()
+                values, self._gradients = where.captured.values, where.captured.gradients
+            else:
+                values = self._run(batch, where)
+                self._gradients = self._collected()
         return {**values, **self.task.counts(batch)}, float(self._adamw.norm(self._gradients))
 
     def finish(self, norm: float, *, accepted: bool) -> None:
@@ -114,7 +115,7 @@ class CapturedStep:
         return self._passes(batch)
 
     def _capture(self, where: "_Class") -> None:
-        """Captures the class's passes and runs them once; where that fails, all its batches run as ever."""
+        """Captures the class's passes, which does not run them; where that fails, all its batches run as ever."""
         self._forget()
         try:
             graph = torch.cuda.CUDAGraph()
