@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
 from tandem.plan import flops, memory, parameters
+from tandem.recipes.granite import granite_config
 from tandem.recipes.quickstart import fast_precision
 from tandem.train import keep_freed_memory
 
@@ -252,7 +253,7 @@ def _peer(work: Work, precision: str, keeps_memory: bool) -> Callable[[], Any]:
     transformers.logging.set_verbosity_error()
     if keeps_memory:
         keep_freed_memory()
-    model = transformers.GraniteMoeHybridForCausalLM(_peer_config(transformers))
+    model = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, SHAPE))
     if work == "train":
         tokens = _tokens(ROWS, ROW_TOKENS)
         return _training(model, lambda: model(input_ids=tokens, labels=tokens).loss, precision)
@@ -289,31 +290,3 @@ def _inference(run: Callable[[], Any], precision: str) -> Callable[[], Any]:
             run()
 
     return guarded
-
-
-def _peer_config(transformers: Any) -> Any:
-    attention, mamba, ffn = SHAPE.attention, SHAPE.mamba, SHAPE.ffn
-    assert attention is not None
-    assert mamba is not None
-    assert isinstance(ffn, MoEConfig)
-    return transformers.GraniteMoeHybridConfig(
-        vocab_size=SHAPE.vocab_size,
-        hidden_size=SHAPE.width,
-        intermediate_size=ffn.hidden,
-        shared_intermediate_size=ffn.hidden,
-        num_hidden_layers=7,
-        layer_types=["mamba"] * 3 + ["attention"] + ["mamba"] * 3,
-        num_attention_heads=attention.heads,
-        num_key_value_heads=attention.kv_heads,
-        num_local_experts=ffn.experts,
-        num_experts_per_tok=ffn.top_k,
-        mamba_n_heads=mamba.heads,
-        mamba_d_head=mamba.head_width,
-        mamba_d_state=mamba.state,
-        mamba_n_groups=mamba.groups,
-        tie_word_embeddings=True,
-        position_embedding_type="rope",
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
