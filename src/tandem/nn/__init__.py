@@ -8,7 +8,7 @@ from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, recycle
 from tandem.nn.mamba import Mamba
 from tandem.nn.pattern import SYMBOLS, hybrid_pattern, parse_pattern
 from tandem.nn.presets import preset, presets
-from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
 from tandem.ops import SequenceLayout
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Attention",
     "AttentionConfig",
     "Aux",
+    "DecodePool",
     "DecodeState",
     "Dense",
     "DenseConfig",

@@ -18,8 +18,9 @@ from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.state import DecodeState
+from tandem.nn.state import DecodePool, DecodeState
 from tandem.ops import SequenceLayout, blockwise_cross_entropy, linear
+from tandem.ops.triton.support import triton_for
 
 
 class Aux:
@@ -87,7 +88,7 @@ class Layer(nn.Module):
         self,
         x_TD: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None,
+        state: DecodeState | DecodePool | None,
         index: int,
         dtype: torch.dtype,
         route_TK: Tensor | None = None,
@@ -160,13 +161,13 @@ class HybridLM(nn.Module):
         self,
         tokens_T: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None = None,
+        state: DecodeState | DecodePool | None = None,
         routes: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Logits of every token, logits_TV.
 
         Args:
-            state: decode state to go on from and to update in place; `layout` comes from `state.layout`.
+            state: decode state, or pool of slots, to go on from and to update in place; `layout` comes from its `layout`.
             routes: expert choices of an earlier pass (`Aux.routes`) to use in place of the routers' own.
         Raises:
             ValueError: a state while gradients are on, a layout that does not fit tokens or state, or wrong routes.
@@ -177,7 +178,7 @@ class HybridLM(nn.Module):
         self,
         tokens_T: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None = None,
+        state: DecodeState | DecodePool | None = None,
         routes: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Aux]:
         """The normalized residual stream x_TD before the head, and what the routers did. Arguments as in `forward`."""
@@ -202,7 +203,7 @@ class HybridLM(nn.Module):
         """Applies the head, which is the embedding when they are tied."""
         return linear(_scaled(x_TD, self.config.logit_scale), self._head())
 
-    def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
+    def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | DecodePool) -> Tensor:
         """Logits after each document's last token, logits_SV; the others are never computed."""
         x_TD, _ = self.hidden(tokens_T, layout, state)
         return self.logits(x_TD if layout.is_step else x_TD[layout.last_S])
@@ -232,6 +233,14 @@ class HybridLM(nn.Module):
             raise ValueError(f"new_state n={n} is below 1; use one slot a document")
         return DecodeState.empty(self.config, n, self.embedding.dtype, torch.device(device or self.embedding.device))
 
+    @property
+    def steps_on_device(self) -> bool:
+        """Whether a decode step runs on a GPU from end to end without asking it for anything, so that it can be captured."""
+        plain = all(
+            mixture.is_plain for mixture in self._mixtures()
+        )  # other experts need to know how many rows each gets
+        return plain and self.embedding.is_cuda and triton_for(self.embedding)
+
     def generator_state(self) -> Tensor:
         """State of the random generator that recycles overflow; checkpoints keep it."""
         return self._generator.get_state()
@@ -251,7 +260,11 @@ class HybridLM(nn.Module):
             mixture.update_bias(load_E)
 
     def _check(
-        self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None
+        self,
+        tokens_T: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | DecodePool | None,
+        routes: Sequence[Tensor] | None,
     ) -> None:
         if tokens_T.ndim != 1 or len(tokens_T) != layout.tokens:
             raise ValueError(f"tokens of shape {tuple(tokens_T.shape)} do not fit layout of {layout.tokens} tokens")
@@ -259,8 +272,8 @@ class HybridLM(nn.Module):
             raise ValueError(f"layout.starts={list(layout.starts)[:8]} say text was read before; pass its state")
         if state is not None and torch.is_grad_enabled():
             raise ValueError("state is updated in place, which gradients cannot follow; call under torch.no_grad()")
-        if state is not None and layout.starts != tuple(state.lengths):
-            raise ValueError(f"layout.starts={list(layout.starts)[:8]} differ from state.lengths={state.lengths[:8]}")
+        if state is not None:
+            state.check(layout)
         if routes is not None and [tuple(r.shape) for r in routes] != [
             (len(tokens_T), m.config.top_k) for m in self._mixtures()
         ]:

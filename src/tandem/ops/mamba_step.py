@@ -14,6 +14,7 @@ from tandem.ops.cpu.decode import step_is_supported
 from tandem.ops.linear import linear
 from tandem.ops.norm import rms_norm
 from tandem.ops.ssd import ssd_step
+from tandem.ops.triton.support import triton_for
 
 ANY_STEP = (0.0, float("inf"))  # limits that no step size reaches
 _FEW = 4  # documents: with more of them a CPU's matrix products are faster than one pass over the weights
@@ -53,6 +54,12 @@ def mamba_step(
             return cpu_mamba_step(x_SD, whole, decays, norm, halo_SWC, state_SHPN, limits)
         between, projected = (None, None, weight_CW, bias_C, norm_I), linear(x_SD, into, bias_in)
         return linear(cpu_mamba_step(projected, between, decays, norm, halo_SWC, state_SHPN, limits), out, bias_out)
+    if not torch.is_grad_enabled() and triton_for(x_SD, state_SHPN, halo_SWC, A_log_H):
+        from tandem.ops.triton.mamba_step import mix
+
+        between = (weight_CW, bias, norm_I)
+        mixed_SI = mix(linear(x_SD, into, bias_in), between, decays, norm, halo_SWC, state_SHPN, limits)
+        return linear(mixed_SI, out, bias_out)
     _, H, P, N = state_SHPN.shape
     C = len(weight_CW)
     z_SI, xBC_SC, dt_SH = linear(x_SD, into, bias_in).split([H * P, C, H], dim=-1)

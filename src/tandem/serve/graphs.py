@@ -1,0 +1,173 @@
+"""Decode steps of a GPU, captured in CUDA graphs and replayed: hundreds of launches become one.
+
+Sequences lie in slots of a pool. A graph serves a power of two of slots, and idle ones compute what nobody reads; a sequence
+that ends leaves an idle slot, and once a smaller graph is enough the others move together. A graph is captured when it is
+first needed, after a rehearsal on slots of its own, and captured again when keys and values outgrow the pool or the
+model's weights lie elsewhere. Start at `stepping`.
+
+Shapes: S sequences, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tandem.nn import DecodePool, DecodeState, HybridLM
+
+_LEAST = 256  # tokens of a pool
+
+Run = Callable[[], Tensor]
+Capture = Callable[[Run, Run], Run]
+
+
+def cuda_graph(run: Run, rehearsal: Run) -> Run:
+    """A function that repeats what `run` launches and returns the same tensor each time.
+
+    Args:
+        rehearsal: launches the same kernels on other memory, so that they are compiled before the capture.
+    """
+    rehearsal()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
+
+
+class StepGraphs:
+    """Slots for sequences of one model, and a captured step for each power of two of them.
+
+    Args:
+        capture: makes a step repeatable.
+    """
+
+    def __init__(self, capture: Capture = cuda_graph) -> None:
+        self._capture = capture
+        self._pool: DecodePool | None = None
+        self._graphs: dict[int, Run] = {}
+        self._key: object = None
+        self._tokens_S = torch.empty(0, dtype=torch.int64)
+        self._slots: list[int] = []  # of the live sequences, in order
+        self._held: list[int] = []  # tokens that each of them holds
+
+    @torch.inference_mode()
+    def load(self, model: HybridLM, state: DecodeState) -> None:
+        """Takes over what a prefill has read; sequence i gets slot i."""
+        count, longest = len(state.lengths), max(state.lengths)
+        key = _key(model)
+        if self._pool is None or key != self._key or count > len(self._tokens_S):
+            slots = _power_of_two(max(count, len(self._tokens_S)))
+            self._pool, self._graphs, self._key = _pool(model, slots, longest, state.device), {}, key
+            self._tokens_S = torch.zeros(slots, dtype=torch.int64, device=state.device)
+        self._reserve(longest)
+        self._pool.load(state)
+        self._slots, self._held = list(range(count)), list(state.lengths)
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with some of the live sequences."""
+        assert self._pool is not None
+        before = _power_of_two(self._slots[-1] + 1)
+        self._slots, self._held = [self._slots[row] for row in rows], [self._held[row] for row in rows]
+        if _power_of_two(len(rows)) < before:
+            self._pool.gather(self._slots)
+            self._slots = list(range(len(rows)))
+        lengths = [0] * (self._slots[-1] + 1)
+        for slot, held in zip(self._slots, self._held, strict=True):
+            lengths[slot] = held
+        self._pool.use(lengths)
+
+    @torch.inference_mode()
+    def next_logits(self, model: HybridLM, tokens: Sequence[int]) -> Tensor:
+        """Feeds one token to each live sequence; logits_SV hold until the next call."""
+        assert self._pool is not None
+        self._reserve(max(self._held) + 1)
+        slots = _power_of_two(self._slots[-1] + 1)
+        if slots not in self._graphs:
+            self._graphs[slots] = self._captured(model, slots)
+        fed_S = torch.zeros(slots, dtype=torch.int64)
+        fed_S[self._slots] = torch.tensor(tokens)
+        self._tokens_S[:slots].copy_(fed_S)
+        logits_SV = self._graphs[slots]()
+        self._held = [held + 1 for held in self._held]
+        compact = self._slots[-1] + 1 == len(self._slots)
+        return logits_SV[: len(self._slots)] if compact else logits_SV[self._slots]
+
+    def _reserve(self, tokens: int) -> None:
+        assert self._pool is not None
+        if tokens > self._pool.capacity:
+            self._graphs.clear()
+            self._pool.reserve(_power_of_two(tokens))
+
+    def _captured(self, model: HybridLM, slots: int) -> Run:
+        assert self._pool is not None
+        tokens_S, real = self._tokens_S[:slots], self._pool.first(slots)
+        other = _pool(model, slots, min(self._pool.capacity, model.config.context), tokens_S.device)
+        return self._capture(
+            lambda: model.next_logits(tokens_S, real.layout(), real),
+            lambda: model.next_logits(tokens_S, other.layout(), other),
+        )
+
+
+class Steps:
+    """Decode steps of some sequences, launched one by one."""
+
+    def __init__(self, state: DecodeState) -> None:
+        self._state = state
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with some of the live sequences."""
+        self._state = self._state.select(rows)
+
+    @torch.inference_mode()
+    def next_logits(self, model: HybridLM, tokens: Sequence[int]) -> Tensor:
+        """Feeds one token to each live sequence; logits_SV."""
+        fed_S = torch.tensor(tokens, device=self._state.device)
+        return model.next_logits(fed_S, self._state.layout([1] * len(tokens)), self._state)
+
+
+# Graphs that no generation uses at the moment. They do not hold their model, which takes them along when it goes.
+_idle: WeakKeyDictionary[HybridLM, list[StepGraphs]] = WeakKeyDictionary()
+
+
+@contextmanager
+def stepping(model: HybridLM, state: DecodeState) -> Iterator[StepGraphs | Steps]:
+    """Decode steps behind a prefill: from graphs where the model can be captured, else one launch after another.
+
+    Graphs and their slots stay with the model for the next generation; two at once have their own.
+    """
+    if not model.steps_on_device:
+        yield Steps(state)
+        return
+    idle = _idle.setdefault(model, [])
+    graphs = idle.pop() if idle else StepGraphs()
+    graphs.load(model, state)
+    try:
+        yield graphs
+    finally:
+        idle.append(graphs)
+
+
+def _pool(model: HybridLM, slots: int, tokens: int, device: torch.device) -> DecodePool:
+    room = _power_of_two(max(tokens, _LEAST))
+    return DecodePool.empty(model.config, slots, room, model.embedding.dtype, device)
+
+
+def _key(model: HybridLM) -> object:
+    """What a graph has fixed: where weights lie, and the format of autocast."""
+    device = model.embedding.device.type
+    format_ = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return format_, tuple(weight.data_ptr() for weight in (*model.parameters(), *model.buffers()))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
