@@ -24,7 +24,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     slots: list[int] = []
 
     def repeat(run: graphs.Run, rehearsal: graphs.Run) -> graphs.Run:
-        slots.append(len(rehearsal()))
+        slots.append(len(rehearsal()[0]))
         return run
 
     monkeypatch.setattr(HybridLM, "steps_on_device", True)
@@ -100,7 +100,7 @@ def test_other_weights_are_captured_again(
 
 def test_graphs_do_not_keep_their_model(make_model: Callable[..., HybridLM], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(HybridLM, "steps_on_device", True)
-    monkeypatch.setattr(graphs, "StepGraphs", partial(graphs.StepGraphs, lambda _, rehearsal: rehearsal().clone))
+    monkeypatch.setattr(graphs, "StepGraphs", partial(graphs.StepGraphs, lambda _, rehearsal: partial(tuple, rehearsal())))
     model = make_model("M")
     list(generate_tokens(model, prompt(3), sampling=GREEDY, max_tokens=3))
     assert graphs._idle[model]

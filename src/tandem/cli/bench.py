@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,7 +12,17 @@ from rich.table import Table
 
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, compare
-from tandem.recipes.kernels import measure
+from tandem.recipes.gpu_training import (
+    DATASHEET,
+    ROW_TOKENS,
+    ROWS,
+    captured_error,
+    measure_training,
+    operations_per_token,
+)
+from tandem.recipes.granite import GRANITE
+from tandem.recipes.kernels import measure, measure_ceiling
+from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.quickstart import fast_precision
 
 
@@ -19,12 +30,16 @@ from tandem.recipes.quickstart import fast_precision
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode", "kernels"]]
-    """train: forward, backward and AdamW on 4 × 512 tokens. decode: prefill of 2,048 tokens, then tokens one by one.
-    kernels: each op of a layer beside PyTorch's form of it, on a GPU."""
+    work: tyro.conf.Positional[Literal["train", "decode", "kernels", "lengths"]]
+    """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
+    2,048 tokens, then tokens one by one. kernels: each op of a layer beside PyTorch's form of it, on a GPU. lengths: time a
+    token of a Mamba-2 and an attention layer on texts of 1K to 256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels on cuda, train and decode on cpu."""
+    """Where to run: kernels and lengths on cuda, decode on cpu, train on either."""
+
+    out: Path = Path("bench")
+    """Directory for the rows and the figure of lengths."""
 
     pairs: int = 5
     """Pairs counted, after a warm-up."""
@@ -39,6 +54,12 @@ def run(argv: Sequence[str]) -> None:
     if arguments.work == "kernels":
         _kernels(arguments.device)
         return
+    if arguments.work == "lengths":
+        _lengths(arguments.device, arguments.out)
+        return
+    if arguments.work == "train" and arguments.device == "cuda":
+        _train_on_gpu(arguments.device)
+        return
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
     precision = fast_precision()
@@ -51,6 +72,36 @@ def run(argv: Sequence[str]) -> None:
         name, ours, theirs, ratio = comparison.row()
         table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
     Console().print(table)
+
+
+def _train_on_gpu(device: str) -> None:
+    sides = measure_training(device)
+    ceiling = measure_ceiling().matmul
+    error = captured_error(GRANITE, device)
+    columns = ("side", "ms a step (range)", "tokens/s", "MFU, measured", "MFU, datasheet", "memory")
+    caption = (
+        f"MFU = {operations_per_token() / 1e9:.3f} GFLOP a token (3 × forward, tandem.plan.flops) × tokens/s ÷ "
+        f"{ceiling / 1e12:.0f} TFLOP/s of a measured product, or ÷ {DATASHEET / 1e12:.1f} of the datasheet; "
+        f"captured against plain steps: losses differ by {error:.1e} at most"
+    )
+    title = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 1.3B parameters, {ROWS} × {ROW_TOKENS} tokens"
+    table = Table(*columns, title=title, caption=caption)
+    for side in sides:
+        table.add_row(*side.cells(ceiling))
+    Console().print(table)
+
+
+def _lengths(device: str, out: Path) -> None:
+    rows, table = [], Table("layer", "length", "forward, ns a token (range of ms)", "forward + backward, ns a token (range)")
+    for row in measure_lengths(device=device):
+        forward, both = row.nanoseconds
+        ranges = [f"{min(times):.2f}–{max(times):.2f}" for times in (row.forward, row.both)]
+        table.add_row(row.layer, f"{row.length:,}", f"{forward:.2f} ({ranges[0]})", f"{both:.2f} ({ranges[1]})")
+        rows.append(row)
+    Console().print(table)
+    title = f"Time of one layer a token, {torch.cuda.get_device_name()}, ns"
+    for path in write_lengths(rows, out, title):
+        Console().print(f"wrote {path}")
 
 
 def _kernels(device: str) -> None:

@@ -4,7 +4,7 @@ from tandem.nn.attention import Attention
 from tandem.nn.base import Float32Island, Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.nn.decoder import Aux, HybridLM, Layer, Loss
-from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, recycle
+from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, recycle
 from tandem.nn.mamba import Mamba
 from tandem.nn.pattern import SYMBOLS, hybrid_pattern, parse_pattern
 from tandem.nn.presets import preset, presets
@@ -20,6 +20,7 @@ __all__ = [
     "DecodeState",
     "Dense",
     "DenseConfig",
+    "Experts",
     "Float32Island",
     "HybridLM",
     "KVSlots",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tandem.ops import linear, rms_norm
+from tandem.ops import add_rms_norm, linear, rms_norm
 
 
 class Linear(nn.Module):
@@ -42,6 +42,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Normalizes x, or x · silu(gate); the result has `dtype`, else x's."""
         return rms_norm(x, self.weight, self.eps, groups=self.groups, gate=gate, dtype=dtype)
+
+    def of_sum(self, x_TD: Tensor, y_TD: Tensor | None, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The sum x + scale · y, or x when there is no y yet, and its norm in `dtype`."""
+        if y_TD is None:
+            return x_TD, self(x_TD, dtype=dtype)
+        return add_rms_norm(x_TD, y_TD, scale, self.weight, self.eps, dtype)
 
 
 class Float32Island(nn.Module):

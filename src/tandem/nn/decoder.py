@@ -76,7 +76,10 @@ class Loss(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One residual sub-layer: x + scale · mixer(norm(x)). The residual stream keeps its dtype; the mixer runs in `dtype`."""
+    """One residual sub-layer: x + scale · mixer(norm(x)). The residual stream keeps its dtype; the mixer runs in `dtype`.
+
+    What a mixer gives is added by the next norm, in the pass that norms the sum.
+    """
 
     def __init__(self, config: ModelConfig, symbol: str) -> None:
         super().__init__()
@@ -87,19 +90,21 @@ class Layer(nn.Module):
     def forward(
         self,
         x_TD: Tensor,
+        y_TD: Tensor | None,
         layout: SequenceLayout,
         state: DecodeState | DecodePool | None,
         index: int,
         dtype: torch.dtype,
         route_TK: Tensor | None = None,
-    ) -> tuple[Tensor, Routing | None]:
-        """Returns the new residual stream and, for a mixture of experts, what its router did."""
-        normed_TD = self.norm(x_TD, dtype=dtype)
+    ) -> tuple[Tensor, Tensor, Routing | None]:
+        """Takes the residual stream and what the mixer before gave, not yet added; returns the same of this layer.
+
+        For a mixture of experts what its router did comes last.
+        """
+        x_TD, normed_TD = self.norm.of_sum(x_TD, y_TD, self.scale, dtype)
         if isinstance(self.mixer, MixtureOfExperts):
-            y_TD, routing = self.mixer(normed_TD, layout, route_TK=route_TK)
-            return torch.add(x_TD, y_TD, alpha=self.scale), routing
-        y_TD = self.mixer(normed_TD, layout, state.layers[index] if state else None)
-        return torch.add(x_TD, y_TD, alpha=self.scale), None
+            return x_TD, *self.mixer(normed_TD, layout, route_TK=route_TK)
+        return x_TD, self.mixer(normed_TD, layout, state.layers[index] if state else None), None
 
     def flops(self, layout: SequenceLayout) -> int:
         """Forward operations of the mixer."""
@@ -188,13 +193,13 @@ class HybridLM(nn.Module):
         replay = iter(routes or ())
         routings: list[Routing] = []
         with torch.autocast(device, enabled=False):
-            x_TD = _scaled(F.embedding(tokens_T, self.embedding), self.config.embedding_scale)
+            x_TD, y_TD = _scaled(F.embedding(tokens_T, self.embedding), self.config.embedding_scale), None
             for index, layer in enumerate(self.layers):
                 route = next(replay) if routes and isinstance(layer.mixer, MixtureOfExperts) else None
-                x_TD, routing = layer(x_TD, layout, state, index, dtype, route)
+                x_TD, y_TD, routing = layer(x_TD, y_TD, layout, state, index, dtype, route)
                 if routing is not None:
                     routings.append(routing)
-            x_TD = self.norm(x_TD, dtype=dtype)
+            _, x_TD = self.norm.of_sum(x_TD, y_TD, self.config.residual_scale, dtype)
         if state is not None:
             state.advance(layout.lengths)
         return x_TD, Aux(routings, self._balance_weights, self.embedding)

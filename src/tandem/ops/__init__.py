@@ -1,14 +1,16 @@
 """Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, experts, cross-entropy."""
 
 from tandem.ops.activations import ACTIVATIONS, GATED
+from tandem.ops.adamw import AdamWPass, Gradients, Trained
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
 from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
-from tandem.ops.layout import SequenceLayout
+from tandem.ops.greatest import greatest
+from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
-from tandem.ops.norm import rms_norm
+from tandem.ops.norm import add_rms_norm, rms_norm
 from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 
@@ -16,8 +18,14 @@ __all__ = [
     "ACTIVATIONS",
     "GATED",
     "SOFTMAX",
+    "AdamWPass",
+    "FixedLayout",
+    "Gradients",
+    "NotKeptError",
     "RoutingRule",
     "SequenceLayout",
+    "Trained",
+    "add_rms_norm",
     "blockwise_cross_entropy",
     "cached_attention",
     "causal_attention",
@@ -26,6 +34,7 @@ __all__ = [
     "conv_halo",
     "conv_step",
     "experts_reference",
+    "greatest",
     "grouped_matmul",
     "linear",
     "mamba_step",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tandem.ops.cpu.decode import attention_step, step_is_supported
-from tandem.ops.layout import SequenceLayout
+from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
 from tandem.ops.triton.support import triton_for
 
 
@@ -31,9 +31,11 @@ def causal_attention(
         raise ValueError(f"layout.lengths add up to {layout.tokens} tokens but q has {q_THP.shape[0]}")
     if q_THP.shape[1] % k_TGP.shape[1]:
         raise ValueError(f"q has {q_THP.shape[1]} heads, not a multiple of the {k_TGP.shape[1]} of k and v")
+    if isinstance(layout, FixedLayout) and q_THP.is_cuda:
+        return _attend_within(q_THP, k_TGP, v_TGP, layout.bounds_S, scale)
     if len(set(layout.lengths)) == 1:  # equal documents are one batch
         return _attend(q_THP, k_TGP, v_TGP, layout.documents, scale)
-    lengths = list(layout.lengths)
+    lengths = [length for length in layout.lengths if length]
     documents = zip(q_THP.split(lengths), k_TGP.split(lengths), v_TGP.split(lengths), strict=True)
     return torch.cat([_attend(q, k, v, 1, scale) for q, k, v in documents])
 
@@ -43,6 +45,18 @@ def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int, scale: 
     gqa = q_THP.shape[1] != k_TGP.shape[1]
     y_SHTP = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa, scale=scale)
     return y_SHTP.transpose(1, 2).reshape(q_THP.shape)
+
+
+def _attend_within(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, bounds_S: Tensor, scale: float | None) -> Tensor:
+    """The same by FlashAttention's form for packed documents, which reads where they begin on the device.
+
+    The operator below PyTorch's `varlen_attn`, which in its release 2.11 takes neither shared keys nor a scale.
+    """
+    T, _, P = q_THP.shape
+    if q_THP.dtype not in (torch.bfloat16, torch.float16) or P % 8 or P > 256:
+        raise NotKeptError(f"FlashAttention takes no heads of width {P} in {q_THP.dtype}")
+    attend = torch.ops.aten._flash_attention_forward
+    return attend(q_THP, k_TGP, v_TGP, bounds_S, bounds_S, T, T, 0.0, True, False, scale=scale)[0]
 
 
 def cached_attention(

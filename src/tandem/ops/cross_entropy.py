@@ -61,7 +61,7 @@ def _plus_product(total_VD: Tensor | None, grad_VQ: Tensor, x_QD: Tensor, dtype:
     if x_QD.is_cuda and x_QD.dtype != dtype:
         if total_VD is None:
             return torch.mm(grad_VQ, x_QD, out_dtype=dtype)
-        return torch.addmm(total_VD, grad_VQ, x_QD, out_dtype=dtype)
+        return torch.addmm(total_VD, grad_VQ, x_QD, out_dtype=dtype, out=total_VD)
     product_VD = torch.mm(grad_VQ, x_QD)
     return product_VD.to(dtype) if total_VD is None else total_VD.add_(product_VD)
 

@@ -7,7 +7,7 @@ document's result cannot depend on its neighbours.
 Shapes: T tokens, S documents, C chunks, Q tokens in a chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -193,3 +193,100 @@ class SequenceLayout:
         if self.device.type != "cuda":
             return torch.tensor(values, device=self.device)
         return torch.tensor(values, pin_memory=True).to(self.device, non_blocking=True)
+
+
+class NotKeptError(RuntimeError):
+    """An op asked a fixed layout for what would not change with its documents."""
+
+
+class FixedLayout(SequenceLayout):
+    """A layout of training whose tensors keep their sizes and their places in memory while its documents change.
+
+    A CUDA graph captured with it so serves every batch of as many tokens. Behind the documents lie empty ones, up to
+    `documents`. What the batch's indices are made of is kept, and made again by `refill`; any other index is an error.
+
+    >>> layout = FixedLayout.of(SequenceLayout.from_lengths([5, 1]), documents=4)
+    >>> layout.refill((2, 2, 2))
+    >>> layout.lengths, layout.index_T.tolist()
+    ((2, 2, 2, 0), [0, 1, 0, 1, 0, 1])
+    """
+
+    @classmethod
+    def of(cls, layout: SequenceLayout, documents: int, device: torch.device | str | None = None) -> "FixedLayout":
+        """A layout of the same documents with room for `documents`.
+
+        Raises:
+            ValueError: there are more of them than that, or text was read before.
+        """
+        if not layout.is_fresh:
+            raise ValueError(f"layout.starts={list(layout.starts)[:8]} say text was read before; a graph starts anew")
+        lengths = _with_empty(layout.lengths, documents)
+        return cls(lengths, (0,) * documents, layout.chunk, torch.device(device or layout.device))
+
+    def refill(self, lengths: Sequence[int]) -> None:
+        """Puts other documents of as many tokens in place of these; tensors are written to, in order, on the device.
+
+        Raises:
+            ValueError: there are more documents than there is room for, or they have another number of tokens.
+        """
+        if sum(lengths) != self.tokens:
+            raise ValueError(f"layout.lengths add up to {sum(lengths)} tokens but the layout holds {self.tokens}")
+        object.__setattr__(self, "lengths", _with_empty(lengths, self.documents))
+        for make, tensor in self._kept.values():
+            tensor.copy_(self._sent(make(self.lengths)), non_blocking=True)
+
+    def kept(self, key: Hashable, make: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        """`make` of the lengths, on the device; it must give one size for all lengths, and is remembered under `key`."""
+        if key not in self._kept:
+            self._kept[key] = make, self._sent(make(self.lengths)).to(self.device, non_blocking=True)
+        return self._kept[key][1]
+
+    @property
+    def index_T(self) -> Tensor:
+        """Place of each token inside its document, from 0."""
+        return self.kept("index", _index)
+
+    @property
+    def position_T(self) -> Tensor:
+        """The same: no document was read before."""
+        return self.index_T
+
+    @property
+    def bounds_S(self) -> Tensor:
+        """Where each document begins, and where the last one ends: S + 1 numbers, int32."""
+        return self.kept("bounds", _bounds)
+
+    @property
+    def is_step(self) -> bool:
+        """False: this is no layout of decoding."""
+        return False
+
+    @cached_property
+    def _kept(self) -> dict[Hashable, tuple[Callable[[tuple[int, ...]], Tensor], Tensor]]:
+        return {}
+
+    @property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """Not kept, and so an error."""
+        raise NotKeptError("an op that has no kernel for these shapes reads more of the layout than a graph may keep")
+
+    def _table(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(self.chunk_counts)
+
+    def _sent(self, table: Tensor) -> Tensor:
+        return table.pin_memory() if self.device.type == "cuda" else table
+
+
+def _with_empty(lengths: Sequence[int], documents: int) -> tuple[int, ...]:
+    if len(lengths) > documents:
+        raise ValueError(f"layout.lengths has {len(lengths)} documents but there is room for documents={documents}")
+    return (*lengths, *(0,) * (documents - len(lengths)))
+
+
+def _bounds(lengths: tuple[int, ...]) -> Tensor:
+    return torch.tensor((0, *lengths)).cumsum(0, dtype=torch.int32)
+
+
+def _index(lengths: tuple[int, ...]) -> Tensor:
+    sizes = torch.tensor(lengths)
+    return torch.arange(sum(lengths)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

@@ -44,3 +44,15 @@ def rms_norm(
         return F.rms_norm(u, u.shape[-1:], weight, eps).to(dtype)
     parts = u.unflatten(-1, (groups, -1))
     return (F.rms_norm(parts, parts.shape[-1:], None, eps).flatten(-2) * weight).to(dtype)
+
+
+def add_rms_norm(
+    x_TD: Tensor, y_TD: Tensor, scale: float, weight_D: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """X + scale · y in x's dtype, and `rms_norm` of that sum in `dtype`: what a residual stream does between two layers."""
+    if x_TD.ndim == 2 and triton_for(x_TD, y_TD, weight_D):
+        from tandem.ops.triton.norm import add_norm
+
+        return add_norm(x_TD, y_TD, scale, weight_D, eps, dtype)
+    sum_TD = torch.add(x_TD, y_TD, alpha=scale)
+    return sum_TD, rms_norm(sum_TD, weight_D, eps, dtype=dtype)

@@ -115,7 +115,7 @@ def measure(device: str = "cuda") -> tuple[Ceiling, Iterator[KernelRow]]:
             f"device={device!r} cannot time kernels; run on a machine with an NVIDIA GPU and a CUDA build of PyTorch, "
             "with --device cuda"
         )
-    ceiling = _ceiling()
+    ceiling = measure_ceiling()
     return ceiling, (row for case in cases() for row in _rows(case, ceiling))
 
 
@@ -208,21 +208,20 @@ def _plain(call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]]) -> tup
 def _where_it_fits(
     call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]], patience: float | None = None
 ) -> tuple[float, ...]:
-    """`_milliseconds`, or nothing where the memory of the device is too small."""
+    """`milliseconds`, or nothing where the memory of the device is too small."""
     try:
-        return _milliseconds(call, sets, patience)
+        return milliseconds(call, sets, patience)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return ()
 
 
-def _milliseconds(
-    call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]], patience: float | None = None
+def milliseconds(
+    call: Callable[[list[Tensor]], Any], sets: list[list[Tensor]], patience: float | None = None, runs: int = _RUNS
 ) -> tuple[float, ...]:
-    """Time of each of `_RUNS` runs on the device, after a warm-up; of 3 or more if all would take longer than `patience`."""
+    """Time of each of `runs` runs on the device, after a warm-up; of 3 or more if all would take longer than `patience`."""
     for leaves in (sets * 3)[:3]:
         call(leaves)
-    runs = _RUNS
     if patience is not None:
         runs = max(3, min(runs, int(patience / _timed(call, sets[:1])[0])))
     return _timed(call, [sets[n % len(sets)] for n in range(runs)])
@@ -246,12 +245,12 @@ def _head_start() -> None:
         torch.mm(a, a)
 
 
-def _ceiling() -> Ceiling:
+def measure_ceiling() -> Ceiling:
     """A product of 8,192 × 8,192 × 8,192, and the bytes that a copy of 2 GiB reads and writes."""
     a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
     source, target = (torch.randn(1 << 29, device="cuda") for _ in range(2))
-    product = statistics.median(_milliseconds(lambda _: torch.mm(a, b), [[]]))
-    copy = statistics.median(_milliseconds(lambda _: target.copy_(source), [[]]))
+    product = statistics.median(milliseconds(lambda _: torch.mm(a, b), [[]]))
+    copy = statistics.median(milliseconds(lambda _: target.copy_(source), [[]]))
     return Ceiling(matmul=2e3 * 8192**3 / product, read=2e3 * source.nbytes / copy, value_bytes=a.itemsize)
 
 

@@ -1,6 +1,6 @@
 """What a run leaves behind: files written whole, a metrics file, a progress bar and one self-contained report."""
 
-from tandem.report.figures import budget_figure, comparison_figure, png
+from tandem.report.figures import budget_figure, comparison_figure, lengths_figure, png
 from tandem.report.files import atomic_directory, atomic_path
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
@@ -12,6 +12,7 @@ __all__ = [
     "atomic_path",
     "budget_figure",
     "comparison_figure",
+    "lengths_figure",
     "png",
     "progress",
     "read_metrics",

@@ -180,6 +180,29 @@ def comparison_figure(
     return figure
 
 
+def lengths_figure(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure":
+    """Time a token of a Mamba-2 layer and of attention against the length of a text, both axes logarithmic.
+
+    Args:
+        rows: `layer` (M or A), `length` in tokens, and nanoseconds a token, `forward` and `both` (with the backward pass).
+    """
+    figure, axes = _figure(WIDE, 4.2)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for layer, name, color in (("M", "Mamba-2", BLUE), ("A", "attention", ORANGE)):
+        for field, label, style in (("both", "forward + backward", "-"), ("forward", "forward", (0, (4, 2)))):
+            of_layer = [row for row in rows if row["layer"] == layer]
+            points = column(of_layer, "length"), column(of_layer, field)
+            axes.plot(*points, color=color, linewidth=1.8, linestyle=style, marker="o", markersize=4, label=f"{name}, {label}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.tick_params(which="minor", length=0, labelsize=9, labelcolor=MUTED)
+    _finish(figure, axes, title, "length of a text, tokens", legend=True)
+    axes.set_xticks(column(rows, "length"))
+    axes.xaxis.set_major_formatter(lambda value, _: binary_number(value))
+    return figure
+
+
 def _common(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
     """Positions on the x axis that all runs logged, and the smoothed losses of all runs at each."""
     x_name = x_axis_of([row for rows in runs for row in rows])

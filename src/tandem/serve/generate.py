@@ -98,10 +98,9 @@ def _steps(
     left = [min(max_tokens, model.config.context - len(prompt) + 1) for prompt in prompts]
     live = list(range(len(prompts)))
     state = model.new_state(len(prompts), device)
-    logits_SV = _prefill(model, prompts, state)
+    drawn = sample(_prefill(model, prompts, state), sampling, generators)
     with stepping(model, state) as steps:
         while True:
-            drawn = sample(logits_SV, sampling, [generators[index] for index in live])
             yield dict(zip(live, drawn, strict=True))
             for index in live:
                 left[index] -= 1
@@ -112,7 +111,7 @@ def _steps(
                 steps.keep(keep)
                 live = [live[row] for row in keep]
             with evaluating(model):
-                logits_SV = steps.next_logits(model, [drawn[row] for row in keep])
+                drawn = steps.draw(model, [drawn[row] for row in keep], sampling, [generators[index] for index in live])
 
 
 @torch.inference_mode()

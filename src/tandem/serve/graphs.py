@@ -16,15 +16,18 @@ import torch
 from torch import Tensor
 
 from tandem.nn import DecodePool, DecodeState, HybridLM
+from tandem.ops import greatest
+from tandem.serve.sampling import Sampling, accepted, sample
 
 _LEAST = 256  # tokens of a pool
 
-Run = Callable[[], Tensor]
+Run = Callable[[], tuple[Tensor, Tensor]]
+"""A step: logits_SV, and what `tandem.ops.greatest` says of them."""
 Capture = Callable[[Run, Run], Run]
 
 
 def cuda_graph(run: Run, rehearsal: Run) -> Run:
-    """A function that repeats what `run` launches and returns the same tensor each time.
+    """A function that repeats what `run` launches and returns the same tensors each time.
 
     Args:
         rehearsal: launches the same kernels on other memory, so that they are compiled before the capture.
@@ -35,7 +38,7 @@ def cuda_graph(run: Run, rehearsal: Run) -> Run:
     with torch.cuda.graph(graph):
         result = run()
 
-    def replay() -> Tensor:
+    def replay() -> tuple[Tensor, Tensor]:
         graph.replay()
         return result
 
@@ -54,7 +57,7 @@ class StepGraphs:
         self._pool: DecodePool | None = None
         self._graphs: dict[int, Run] = {}
         self._key: object = None
-        self._tokens_S = torch.empty(0, dtype=torch.int64)
+        self._tokens_S = self._host_S = torch.empty(0, dtype=torch.int64)
         self._slots: list[int] = []  # of the live sequences, in order
         self._held: list[int] = []  # tokens that each of them holds
 
@@ -66,7 +69,8 @@ class StepGraphs:
         if self._pool is None or key != self._key or count > len(self._tokens_S):
             slots = _power_of_two(max(count, len(self._tokens_S)))
             self._pool, self._graphs, self._key = _pool(model, slots, longest, state.device), {}, key
-            self._tokens_S = torch.zeros(slots, dtype=torch.int64, device=state.device)
+            self._host_S = torch.zeros(slots, dtype=torch.int64, pin_memory=state.device.type == "cuda")
+            self._tokens_S = self._host_S.to(state.device)
         self._reserve(longest)
         self._pool.load(state)
         self._slots, self._held = list(range(count)), list(state.lengths)
@@ -86,20 +90,21 @@ class StepGraphs:
         self._pool.use(lengths)
 
     @torch.inference_mode()
-    def next_logits(self, model: HybridLM, tokens: Sequence[int]) -> Tensor:
-        """Feeds one token to each live sequence; logits_SV hold until the next call."""
+    def draw(
+        self, model: HybridLM, tokens: Sequence[int], sampling: Sampling, generators: Sequence[torch.Generator]
+    ) -> list[int]:
+        """Feeds one token to each live sequence and draws the next ones."""
         assert self._pool is not None
         self._reserve(max(self._held) + 1)
         slots = _power_of_two(self._slots[-1] + 1)
         if slots not in self._graphs:
             self._graphs[slots] = self._captured(model, slots)
-        fed_S = torch.zeros(slots, dtype=torch.int64)
-        fed_S[self._slots] = torch.tensor(tokens)
-        self._tokens_S[:slots].copy_(fed_S)
-        logits_SV = self._graphs[slots]()
+        self._host_S.numpy()[self._slots] = tokens
+        self._tokens_S.copy_(self._host_S, non_blocking=True)  # drawing waits for the device before the next one
+        logits_SV, greatest_S = self._graphs[slots]()
         self._held = [held + 1 for held in self._held]
-        compact = self._slots[-1] + 1 == len(self._slots)
-        return logits_SV[: len(self._slots)] if compact else logits_SV[self._slots]
+        rows = slice(len(self._slots)) if len(self._slots) == self._slots[-1] + 1 else self._slots
+        return accepted(greatest_S[rows]) if sampling.greedy else sample(logits_SV[rows], sampling, generators)
 
     def _reserve(self, tokens: int) -> None:
         assert self._pool is not None
@@ -111,10 +116,12 @@ class StepGraphs:
         assert self._pool is not None
         tokens_S, real = self._tokens_S[:slots], self._pool.first(slots)
         other = _pool(model, slots, min(self._pool.capacity, model.config.context), tokens_S.device)
-        return self._capture(
-            lambda: model.next_logits(tokens_S, real.layout(), real),
-            lambda: model.next_logits(tokens_S, other.layout(), other),
-        )
+
+        def step(pool: DecodePool) -> tuple[Tensor, Tensor]:
+            logits_SV = model.next_logits(tokens_S, pool.layout(), pool)
+            return logits_SV, greatest(logits_SV)
+
+        return self._capture(lambda: step(real), lambda: step(other))
 
 
 class Steps:
@@ -129,10 +136,13 @@ class Steps:
         self._state = self._state.select(rows)
 
     @torch.inference_mode()
-    def next_logits(self, model: HybridLM, tokens: Sequence[int]) -> Tensor:
-        """Feeds one token to each live sequence; logits_SV."""
+    def draw(
+        self, model: HybridLM, tokens: Sequence[int], sampling: Sampling, generators: Sequence[torch.Generator]
+    ) -> list[int]:
+        """Feeds one token to each live sequence and draws the next ones."""
         fed_S = torch.tensor(tokens, device=self._state.device)
-        return model.next_logits(fed_S, self._state.layout([1] * len(tokens)), self._state)
+        logits_SV = model.next_logits(fed_S, self._state.layout([1] * len(tokens)), self._state)
+        return sample(logits_SV, sampling, generators)
 
 
 # Graphs that no generation uses at the moment. They do not hold their model, which takes them along when it goes.

@@ -116,6 +116,8 @@ class TrainConfig:
         skip: which steps are left out.
         precision: number format of the forward pass; weights and optimizer stay as they are. The task obeys it.
         compile: `auto` and `on` let the task compile what gains from it; without a C++ compiler both mean `off`.
+        graphs: `auto` captures the step as CUDA graphs, where precision is bfloat16, accumulate is 1, weights are float32 and
+            the task can (see `CapturedStep`); `off` issues every step anew.
         max_seconds: stop after this many seconds of this process, save, and go on when started again. It never
             changes the schedule, which depends on the step alone, so that a run can be repeated exactly.
         tensorboard: also write TensorBoard events to `tensorboard/` in the run directory.
@@ -134,6 +136,7 @@ class TrainConfig:
     skip: SpikeConfig = field(default_factory=SpikeConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto", "on", "off"] = "auto"
+    graphs: Literal["auto", "off"] = "auto"
     max_seconds: float | None = None
     tensorboard: bool = False
 
@@ -150,7 +153,7 @@ class TrainConfig:
             self.max_seconds is None or self.max_seconds > 0,
             f"train.max_seconds={self.max_seconds} is not above 0; use None for no limit",
         )
-        for name, choices in (("precision", ("float32", "bfloat16")), ("compile", ("auto", "on", "off"))):
+        for name, choices in (("precision", ("float32", "bfloat16")), ("compile", ("auto", "on", "off")), ("graphs", ("auto", "off"))):
             value = getattr(self, name)
             _require(value in choices, f"train.{name}={value!r} is not known; use {' or '.join(choices)}")
         self._check_schedule()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from tandem.data import Batch, ValidationBatches
-from tandem.nn import HybridLM
+from tandem.nn import Experts, HybridLM, Linear, MixtureOfExperts
+from tandem.ops import FixedLayout
 from tandem.train.config import OptimizerConfig, TrainConfig
 from tandem.train.optimizer import param_groups
 
+_FEWEST_DOCUMENTS = 16  # that a held batch has room for: an empty one costs next to nothing
 
 class LanguageModelTask:
     """Next-token prediction with a `HybridLM`.
@@ -41,13 +43,12 @@ class LanguageModelTask:
 
     def step(self, batch: Batch) -> dict[str, Any]:
         """One forward pass; `loss` is nats a token, and the objective adds the experts' balance loss to it."""
+        return {**self.values(batch), **self.counts(batch)}
+
+    def values(self, batch: Batch) -> dict[str, Tensor]:
+        """`step` without its counts."""
         loss = self._loss(batch)
-        values = {
-            "objective": loss.total,
-            "loss": loss.nll_sum / loss.weight_sum,
-            "weight": loss.weight_sum,
-            "tokens": int(batch.weights_T.count_nonzero()),
-        }
+        values = {"objective": loss.total, "loss": loss.nll_sum / loss.weight_sum, "weight": loss.weight_sum}
         load_FE = loss.aux.expert_load
         if load_FE is None:
             return values
@@ -57,6 +58,44 @@ class LanguageModelTask:
             "busiest_expert": busiest_expert(load_FE),
             "expert_load": load_FE,
         }
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Tokens that are learned from."""
+        return {"tokens": int(batch.weights_T.count_nonzero())}
+
+    def matrices(self) -> list[nn.Parameter]:
+        """What the layers multiply by; not the head, whose gradient is summed in float32 over blocks of tokens."""
+        layers = self.model.layers.modules()
+        return [
+            parameter
+            for layer in layers
+            if isinstance(layer, Linear | Experts)
+            for name, parameter in layer.named_parameters(recurse=False)
+            if name != "bias"
+        ]
+
+    def hold(self, batch: Batch) -> Batch | None:
+        """The batch on a GPU, with room for other documents; None where experts have a capacity, which the CPU watches."""
+        layers = self.model.layers.modules()
+        if any(isinstance(layer, MixtureOfExperts) and layer.config.capacity_factor is not None for layer in layers):
+            return None
+        room = max(_FEWEST_DOCUMENTS, 1 << (batch.layout.documents - 1).bit_length())
+        layout = FixedLayout.of(batch.layout, room, self._device)
+        given = (batch.tokens_T, batch.targets_T, batch.weights_T)
+        tokens_T, targets_T, weights_T = (tensor.to(self._device, copy=True) for tensor in given)
+        return Batch(tokens_T=tokens_T, targets_T=targets_T, weights_T=weights_T, layout=layout)
+
+    def refill(self, held: Batch, batch: Batch) -> bool:
+        """Writes the batch over the one held, if it has as many tokens, and no more documents than there is room for."""
+        if len(batch.tokens_T) != len(held.tokens_T) or batch.layout.documents > held.layout.documents:
+            return False
+        assert isinstance(held.layout, FixedLayout)
+        held.layout.refill(batch.layout.lengths)
+        for name in ("tokens_T", "targets_T", "weights_T"):
+            tensor: Tensor = getattr(batch, name)
+            sent = tensor.pin_memory() if self._device.type == "cuda" and not tensor.is_cuda else tensor
+            getattr(held, name).copy_(sent, non_blocking=True)
+        return True
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -74,7 +113,8 @@ class LanguageModelTask:
         return {"loss": nats / tokens, "bits_per_byte": bits / self.validation.bytes, "tokens": int(tokens)}
 
     def _loss(self, batch: Batch) -> Any:
-        batch = batch if self._device.type == "cpu" else batch.to(self._device)
+        on_device = self._device.type == "cpu" or isinstance(batch.layout, FixedLayout)
+        batch = batch if on_device else batch.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return self.model.loss(batch.tokens_T, batch.layout, batch.targets_T, batch.weights_T)
 

@@ -8,16 +8,17 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from tandem.train.allocator import keep_freed_memory
+from tandem.train.captured import CapturedStep, may_capture
 from tandem.train.compiling import may_compile
 from tandem.train.config import TrainConfig
 from tandem.train.log import RunLog
 from tandem.train.optimizer import clip_gradients
-from tandem.train.protocols import Compilable, Resumable, Trainable, Validating
+from tandem.train.protocols import Compilable, Replayable, Resumable, Trainable, Validating
 from tandem.train.run import Leg, Reason, Run, RunResult
 from tandem.train.schedule import set_learning_rate
 from tandem.train.stop import StopRequest, stop_on_signals
@@ -47,19 +48,17 @@ def fit(task: Trainable, data: Resumable, config: TrainConfig, run_dir: Path, *,
 
 def _train(run: Run, stop: StopRequest, log: RunLog) -> Reason:
     config, task, meter = run.config, run.task, _Meter(run)
+    step = _step_of(run)
     task.module.train()
     while (reason := run.why_stop(stop)) is None:
         started = time.perf_counter()
         batches = run.next_batches()
         if not batches:
             continue
-        values, weight = _backward(task, batches)
-        norm = clip_gradients(run.parameters, config.clip_norm, weight)
+        values, norm = step.backward(batches)
         lr = set_learning_rate(run.optimizer, config, run.progress.step + 1)
         skipped = run.spikes.judge(float(values["loss"]), norm)
-        if skipped is None:
-            run.optimizer.step()
-        run.optimizer.zero_grad()
+        step.finish(norm, accepted=skipped is None)
         run.count(values, time.perf_counter() - started)
         if skipped is not None:
             log.event(run.progress.row, f"step left out: {skipped}")
@@ -71,6 +70,30 @@ def _train(run: Run, stop: StopRequest, log: RunLog) -> Reason:
             run.save()
     run.save()
     return reason
+
+
+def _step_of(run: Run) -> "PlainStep | CapturedStep":
+    if may_capture(run.task, run.parameters, run.config):
+        return CapturedStep(cast(Replayable, run.task), run.optimizer, run.config)
+    return PlainStep(run)
+
+
+class PlainStep:
+    """One optimizer step, issued call by call, with any number of batches and on any device."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def backward(self, batches: Sequence[Any]) -> tuple[dict[str, Any], float]:
+        """Mean values of the batches, and the norm of their gradients before clipping."""
+        values, weight = _backward(self._run.task, batches)
+        return values, clip_gradients(self._run.parameters, self._run.config.clip_norm, weight)
+
+    def finish(self, norm: float, *, accepted: bool) -> None:
+        """Moves the parameters, unless the step is left out."""
+        if accepted:
+            self._run.optimizer.step()
+        self._run.optimizer.zero_grad()
 
 
 def _backward(task: Trainable, batches: Sequence[Any]) -> tuple[dict[str, Any], float]:

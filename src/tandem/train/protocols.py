@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from tandem.train.config import OptimizerConfig
 
@@ -56,6 +56,31 @@ class Compilable(Protocol):
 
     def compile(self) -> None:
         """Compiles those parts in place; called once, before the first step, where the policy allows it."""
+        ...
+
+
+@runtime_checkable
+class Replayable(Trainable, Protocol):
+    """A task whose passes can be captured as a CUDA graph, because batches fit into one held on the device."""
+
+    def hold(self, batch: Any) -> Any:
+        """A copy of the batch on the device with room for others like it; None where a graph could not serve them."""
+        ...
+
+    def refill(self, held: Any, batch: Any) -> bool:
+        """Writes the batch over the one that is held; False, having done nothing, where it does not fit."""
+        ...
+
+    def values(self, batch: Any) -> dict[str, Tensor]:
+        """What `step` returns, without its counts; for a held batch without the CPU waiting for the device."""
+        ...
+
+    def counts(self, batch: Any) -> dict[str, int]:
+        """The counts of `step`."""
+        ...
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Parameters whose every use in training casts them to `TrainConfig.precision`."""
         ...
 
 

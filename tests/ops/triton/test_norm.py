@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tandem.ops import rms_norm
+from tandem.ops import add_rms_norm, rms_norm
 
 kernels = pytest.importorskip("tandem.ops.triton.norm", reason="needs Triton: pip install triton")
 
@@ -45,6 +45,41 @@ def test_equals_its_definition(rows: int, groups: int, width: int, gated: bool, 
     given = (both[:, 0], torch.randn(groups * width).to(device), both[:, 1] if gated else None)
     for have, want in zip(outcome(kernels.norm, *given, groups, torch.float32), exact(*given, groups), strict=True):
         torch.testing.assert_close(have.double(), want, atol=5e-5, rtol=5e-5)
+
+
+def summed(norm: Callable[..., tuple[Tensor, Tensor]], leaves: list[Tensor], uses_sum: bool) -> list[Tensor]:
+    """x + y / 2, its norm and the gradients of x, y and the weight."""
+    x, y, weight = leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    total, normed = norm(x, y, 0.5, weight)
+    loss = normed.to(x.dtype).sin().sum() + ((total * total).sum() if uses_sum else 0)
+    return [total.detach(), normed.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+@settings(max_examples=6)
+@given(rows=st.sampled_from([1, 5, 300]), width=st.sampled_from([1, 20, 64]), uses_sum=st.booleans())
+def test_the_norm_of_a_sum_equals_its_definition(rows: int, width: int, uses_sum: bool, device: str):
+    def plain(x: Tensor, y: Tensor, scale: float, weight: Tensor) -> tuple[Tensor, Tensor]:
+        total = x + scale * y
+        return total, total / (total.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    torch.manual_seed(rows)
+    leaves = [torch.randn(rows, width, device=device) for _ in range(2)] + [torch.randn(width, device=device)]
+    with_kernels = summed(lambda *a: add_rms_norm(*a, 1e-5, torch.float32), leaves, uses_sum)
+    wanted = summed(plain, [leaf.double() for leaf in leaves], uses_sum)
+    for have, want in zip(with_kernels, wanted, strict=True):
+        torch.testing.assert_close(have.double(), want, atol=5e-5, rtol=5e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_norm_of_a_sum_in_mixed_formats_on_a_gpu():
+    torch.manual_seed(0)
+    x, y, weight = torch.randn(4097, 1024).cuda(), torch.randn(4097, 1024).cuda().bfloat16(), torch.randn(1024).cuda()
+    runs = [summed(lambda *a: add_rms_norm(*a, 1e-5, torch.bfloat16), [x, y, weight], True) for _ in range(2)]
+    wide = [x.double(), y.double(), weight.double()]
+    wanted = summed(lambda *a: add_rms_norm(*a, 1e-5, torch.float64), wide, True)
+    for have, again, want in zip(*runs, wanted, strict=True):
+        assert (have.double() - want).norm() <= 1e-2 * want.norm()
+        assert torch.equal(have, again)
 
 
 def test_takes_any_leading_shape_and_rounds_once(device: str):

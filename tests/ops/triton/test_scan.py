@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tandem.ops import SequenceLayout, ssd_chunked, ssd_reference
+from tandem.ops import FixedLayout, SequenceLayout, ssd_chunked, ssd_reference
 
 kernels = pytest.importorskip("tandem.ops.triton.scan", reason="needs Triton: pip install triton")
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # above the diagonal, not kept
@@ -123,6 +123,23 @@ def test_only_the_final_state_is_differentiated(device: str):
     got = outcome(final_alone(kernels.scan), values, lengths)
     assert_near(got[1:4], want[1:4], 1e-5)
     assert_near(got[5:6] + got[8:], want[5:6] + want[8:], 1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[40, 1, 87], [128], [1] * 5 + [123]])
+def test_a_fixed_layout_serves_other_documents_after_a_refill(device: str, lengths: list[int], monkeypatch: Any):
+    monkeypatch.setattr(kernels, "_SHORTEST", 64)  # so that documents are cut into segments
+    layout = FixedLayout.of(SequenceLayout.from_lengths([128], device=device), 6)
+    values = [*inputs(lengths, (2, 16, 1, 16), device)[:6], None]
+
+    def fixed(*given: Any) -> tuple[Tensor, Tensor]:
+        y, final = kernels.scan(*given[:5], layout, *given[6:])
+        return y, final[: len(lengths)]
+
+    outcome(fixed, values, [128] if len(lengths) == 1 else lengths)  # what the tables were made for first
+    kept = kernels._fixed_tables(values[0], layout)
+    layout.refill(lengths)
+    assert kernels._fixed_tables(values[0], layout) is kept
+    assert_near(outcome(fixed, values, lengths), outcome(ssd_reference, values, lengths, torch.float64), 1e-5)
 
 
 def test_the_op_takes_the_kernels(device: str):

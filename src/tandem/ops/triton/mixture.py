@@ -17,10 +17,9 @@ from torch import Tensor
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 8192  # of a tile of the router
-_DEPTH = 128  # of the products, at a time
-_COLUMNS = 32  # of a program of the experts
-_TOKENS = 32  # likewise; from 64 on the compiler takes other instructions, which round differently
-_STAGES = 4  # of the pipelines that load weights
+_DEPTH = 64  # of the products, at a time
+_FEW = 4  # tokens, which do not choose enough experts to give all processors work unless programs are small
+_TOKENS = 32  # of a program of the experts; from 64 on the compiler takes other instructions, which round differently
 _WIDTH = 256  # of a program that adds up
 
 
@@ -74,11 +73,12 @@ def _experts(
     hidden = x_TD.new_empty(T * (K * F + FS))  # of routed experts by choice, then of the shared one
     parts = torch.empty(T, K + 1, D, dtype=torch.float32, device=x_TD.device)
     rows = min(_TOKENS, max(16, power_of_two(T)))
-    tile = {"D": D, "F": F, "FS": FS, "K": K, "BT": rows, "BD": _DEPTH, "BF": _COLUMNS, "num_stages": _STAGES}
-    blocks = ceil_div(F, _COLUMNS)
-    grid = (E * blocks + ceil_div(FS, _COLUMNS), ceil_div(T, rows))
+    columns, stages = (32, 5) if T <= _FEW else (64, 3)  # measured on an H100
+    tile = {"D": D, "F": F, "FS": FS, "K": K, "BT": rows, "BD": _DEPTH, "BF": columns, "num_stages": stages}
+    blocks = ceil_div(F, columns)
+    grid = (E * blocks + ceil_div(FS, columns), ceil_div(T, rows))
     _up[grid](x_TD, expert_TK, into, shared_into, hidden, T, E, blocks, **tile)
-    blocks = ceil_div(D, _COLUMNS)
+    blocks = ceil_div(D, columns)
     grid = ((E + (FS > 0)) * blocks, ceil_div(T, rows))
     _down[grid](hidden, expert_TK, out, shared_from, parts, T, E, blocks, **tile)
     y_TD = _like(x_TD)
@@ -179,7 +179,7 @@ def _up(
                 up = tl.dot(rows, tl.load(at + F, mask=mask, other=0.0).to(rows.dtype), up, input_precision="ieee")
             into = hidden + (t * K + slot)[:, None] * F + f[None, :]
             tl.store(into, gate * tl.sigmoid(gate) * up, mask=(slot >= 0)[:, None] & (f < F)[None, :])
-    else:
+    elif FS > 0:
         t = tl.program_id(1) * BT + tl.arange(0, BT)
         f = (program - E * blocks) * BF + tl.arange(0, BF)
         for first in range(0, D, BD):
@@ -228,7 +228,7 @@ def _down(
                 total = tl.dot(rows, tl.load(at, mask=mask, other=0.0).to(rows.dtype), total, input_precision="ieee")
             into = parts + (t * (K + 1) + slot)[:, None] * D + column[None, :]
             tl.store(into, total, mask=(slot >= 0)[:, None] & (column < D)[None, :])
-    else:
+    elif FS > 0:
         t = tl.program_id(1) * BT + tl.arange(0, BT)
         for first in range(0, FS, BD):
             f = first + tl.arange(0, BD)

@@ -1,4 +1,4 @@
-"""RMSNorm with an optional gate as Triton kernels; `tandem.ops.rms_norm` calls them.
+"""RMSNorm with an optional gate, and of a residual sum, as Triton kernels; `tandem.ops.rms_norm` and `add_rms_norm` call them.
 
 A program takes one of the `groups` parts of some rows. In the backward pass it walks over many rows and leaves the sum of
 its gradients of the weight; the sums of programs are added in their order, so that results repeat bit for bit.
@@ -78,6 +78,79 @@ def _norm_gradient(
     if x_TD.numel():
         _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile)
     return dx_TD, partial.sum(0).to(weight_D.dtype), d_gate_TD
+
+
+def add_norm(
+    x_TD: Tensor, y_TD: Tensor, scale: float, weight_D: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm` for float32 or narrower."""
+    run = _AddNorm.apply if torch.is_grad_enabled() else _add_norm
+    return run(x_TD.contiguous(), y_TD.contiguous(), scale, weight_D, eps, dtype)
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, y_TD, scale, weight_D, eps, dtype):  # noqa: ANN205
+        sum_TD, normed_TD = _add_norm(x_TD, y_TD, scale, weight_D, eps, dtype)
+        ctx.save_for_backward(sum_TD, weight_D)
+        ctx.form = (y_TD.dtype, scale, eps)
+        ctx.set_materialize_grads(False)
+        return sum_TD, normed_TD
+
+    @staticmethod
+    def backward(ctx, d_sum_TD: Tensor | None, d_normed_TD: Tensor | None):  # noqa: ANN205
+        sum_TD, weight_D = ctx.saved_tensors
+        d_normed_TD = torch.zeros_like(sum_TD) if d_normed_TD is None else d_normed_TD
+        dx_TD, dy_TD, d_weight_D = _add_norm_gradient(d_normed_TD, d_sum_TD, sum_TD, weight_D, *ctx.form)
+        return dx_TD, dy_TD, None, d_weight_D, None, None
+
+
+def _sum_and_norm(
+    x_TD: Tensor, y_TD: Tensor, scale: float, weight_D: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Room for the sum and for its norm."""
+    return _like(x_TD), torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
+
+
+@opaque(_sum_and_norm)
+def _add_norm(
+    x_TD: Tensor, y_TD: Tensor, scale: float, weight_D: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    sum_TD, normed_TD = _sum_and_norm(x_TD, y_TD, scale, weight_D, eps, dtype)
+    if x_TD.numel():
+        (T, D, *_), tile = _sizes(x_TD, None, eps, 1)
+        given = (x_TD, y_TD, weight_D.contiguous(), sum_TD, normed_TD, T, D, scale, eps)
+        _add_forward[ceil_div(T, tile["BT"]),](*given, BT=tile["BT"], BD=tile["BD"], num_warps=tile["num_warps"])
+    return sum_TD, normed_TD
+
+
+@opaque(
+    lambda d_normed, d_sum, sum_, weight, dtype, *_: (
+        _like(sum_),
+        torch.empty(sum_.shape, dtype=dtype, device=sum_.device),
+        weight.new_empty(weight.shape),
+    )
+)
+def _add_norm_gradient(
+    d_normed_TD: Tensor,
+    d_sum_TD: Tensor | None,
+    sum_TD: Tensor,
+    weight_D: Tensor,
+    dtype: torch.dtype,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of y in `dtype`, and of the weight."""
+    dx_TD, dy_TD = _like(sum_TD), torch.empty(sum_TD.shape, dtype=dtype, device=sum_TD.device)
+    (T, D, *_), tile = _sizes(sum_TD, None, eps, 1)
+    programs = min(_PROGRAMS, ceil_div(T, tile["BT"]))
+    partial = torch.empty(programs, D, dtype=torch.float32, device=sum_TD.device)
+    d_sum = None if d_sum_TD is None else d_sum_TD.contiguous()
+    given = (sum_TD, weight_D.contiguous(), d_normed_TD.contiguous(), d_sum, dx_TD, dy_TD, partial, T, D, scale, eps)
+    if sum_TD.numel():
+        form = {"BT": tile["BT"], "BD": tile["BD"], "num_warps": tile["num_warps"]}
+        _add_backward[programs,](*given, ADDED=d_sum is not None, **form)
+    return dx_TD, dy_TD, partial.sum(0).to(weight_D.dtype)
 
 
 def _as_rows(t: Tensor) -> Tensor:
@@ -181,3 +254,60 @@ def _backward(
             tl.store(d_gate + out, d_u * row * open_ * (1 + z * (1 - open_)), mask=mask)
     into = partial + tl.program_id(0).to(tl.int64) * D + column
     tl.store(into, tl.sum(d_weight, 0), mask=part < WIDTH)
+
+
+@no_type_check
+@triton.jit
+def _add_forward(x, y, weight, sums, normed, T, D, scale, eps, BT: tl.constexpr, BD: tl.constexpr):
+    t = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)
+    column = tl.arange(0, BD)
+    mask = (t < T)[:, None] & (column < D)[None, :]
+    place = t[:, None] * D + column[None, :]
+    added = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    total = (tl.load(x + place, mask=mask, other=0.0).to(tl.float32) + scale * added).to(x.dtype.element_ty)
+    tl.store(sums + place, total, mask=mask)
+    u = total.to(tl.float32)
+    root = 1 / tl.sqrt(tl.sum(u * u, 1) / D + eps)
+    factor = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    tl.store(normed + place, u * root[:, None] * factor[None, :], mask=mask)
+
+
+@no_type_check
+@triton.jit
+def _add_backward(
+    sums,
+    weight,
+    d_normed,
+    d_sum,
+    dx,
+    dy,
+    partial,
+    T,
+    D,
+    scale,
+    eps,
+    ADDED: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    column = tl.arange(0, BD)
+    factor = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    d_weight = tl.zeros((BT, BD), tl.float32)
+    first = tl.program_id(0) * BT
+    while first < T:
+        t = (first + tl.arange(0, BT)).to(tl.int64)
+        first += tl.num_programs(0) * BT
+        mask = (t < T)[:, None] & (column < D)[None, :]
+        place = t[:, None] * D + column[None, :]
+        u = tl.load(sums + place, mask=mask, other=0.0).to(tl.float32)
+        given = tl.load(d_normed + place, mask=mask, other=0.0).to(tl.float32)
+        root = 1 / tl.sqrt(tl.sum(u * u, 1) / D + eps)
+        along = u * root[:, None]
+        d_weight += given * along
+        pull = given * factor[None, :]
+        d_u = (pull - along * (tl.sum(pull * along, 1) / D)[:, None]) * root[:, None]
+        if ADDED:
+            d_u += tl.load(d_sum + place, mask=mask, other=0.0).to(tl.float32)
+        tl.store(dx + place, d_u, mask=mask)
+        tl.store(dy + place, scale * d_u, mask=mask)
+    tl.store(partial + tl.program_id(0).to(tl.int64) * D + column, tl.sum(d_weight, 0), mask=column < D)

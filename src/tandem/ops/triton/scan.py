@@ -11,17 +11,17 @@ N state width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tandem.ops.layout import SequenceLayout
+from tandem.ops.layout import FixedLayout, SequenceLayout
 from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel, entering_kernel, leaving_kernel
 from tandem.ops.triton.scan_kernels import decays_kernel, forward_kernel, passing_kernel, states_kernel
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
-from tandem.ops.triton.tables import ScanTables, scan_tables, segment_count
+from tandem.ops.triton.tables import ScanTables, fixed_sizes, fixed_tables, fixed_views, scan_tables, segment_count
 
 _WALKS = 256  # programs that walk chunks one after the other: two on each of an H100's 132 processors at once
 _SHORTEST = 1024  # tokens of a segment; shorter ones are not worth finding their states twice
@@ -46,22 +46,28 @@ def scan(
     state_SHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ssd_reference` for x, B and C of one dtype, float32 or narrower; tokens and heads may lie apart in memory."""
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or isinstance(layout, FixedLayout)):
         # A CUDA graph reads the tables at each replay: they live as long as the layout.
         vars(layout).setdefault("held", set()).add(_problem_of(x_THP, B_TGN, layout.lengths))
     skip = None if D_H is None else D_H.float()
     state = None if state_SHPN is None else state_SHPN.float()
-    return _Scan.apply(x_THP, dt_TH.float(), A_H.float(), B_TGN, C_TGN, skip, state, layout.lengths)
+    tables = _fixed_tables(x_THP, layout) if isinstance(layout, FixedLayout) else None
+    return _Scan.apply(x_THP, dt_TH.float(), A_H.float(), B_TGN, C_TGN, skip, state, layout.lengths, tables)
+
+
+def _fixed_tables(x_THP: Tensor, layout: FixedLayout) -> Tensor:
+    chunk, longest = _chunk(x_THP.dtype), _longest(layout.lengths, *x_THP.shape[1:])
+    return layout.kept((chunk, longest), partial(fixed_tables, chunk=chunk, longest=longest))
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, state, lengths) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x, dt, A, B, C, D, state, lengths, tables) -> tuple[Tensor, Tensor]:
         given = _in_rows(x), dt, A.contiguous(), _in_rows(B), _in_rows(C), None if D is None else D.contiguous()
         state = None if state is None else state.contiguous()
-        y, final, entering = ssd_forward(*given, state, lengths)
+        y, final, entering = ssd_forward(*given, state, lengths, tables)
         ctx.save_for_backward(*given, entering if len(entering) else state)
-        ctx.lengths, ctx.has_state = lengths, state is not None
+        ctx.lengths, ctx.tables, ctx.has_state = lengths, tables, state is not None
         ctx.set_materialize_grads(False)
         return y, final
 
@@ -70,12 +76,12 @@ class _Scan(torch.autograd.Function):
         x, *_, D, _ = ctx.saved_tensors
         dy = torch.zeros_like(x) if dy is None else _in_rows(dy)
         d_final = None if d_final is None else d_final.contiguous()
-        dx, d_dt, dB_dC, dA_dD, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths)
+        dx, d_dt, dB_dC, dA_dD, d_state = ssd_backward(dy, d_final, *ctx.saved_tensors, ctx.lengths, ctx.tables)
         dD, d_state = None if D is None else dA_dD[1], d_state if ctx.has_state else None
-        return dx, d_dt, dA_dD[0], dB_dC[0], dB_dC[1], dD, d_state, None
+        return dx, d_dt, dA_dD[0], dB_dC[0], dB_dC[1], dD, d_state, None, None
 
 
-def _forward_shapes(x, dt, A, B, C, D, state, lengths):
+def _forward_shapes(x, dt, A, B, C, D, state, lengths, tables):
     (_, H, P), N = x.shape, B.shape[2]
     S, K = len(lengths), segment_count(lengths, _chunk(x.dtype), _longest(lengths, H, P))
     final = x.new_empty((S, H, P, N), dtype=torch.float32)
@@ -92,9 +98,13 @@ def ssd_forward(
     D: Tensor | None,
     state: Tensor | None,
     lengths: Sequence[int],
+    tables: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y_THP, the final state_SHPN and the states entering the segments, (K, H, P, N), none where those are documents."""
-    problem = _problem_of(x, B, lengths)
+    """y_THP, the final state_SHPN and the states entering the segments, (K, H, P, N), none where those are documents.
+
+    `tables`: those of a `FixedLayout`, read in place of the lengths; else they are made from the lengths.
+    """
+    problem = _problem_of(x, B, lengths, tables)
     decay = problem.decays(dt, A)
     start_KHPN = problem.segment_states(x, B, decay, state, reverse=False)
     y, final = x.new_empty(x.shape), problem.states(problem.S)
@@ -104,7 +114,7 @@ def ssd_forward(
     return y, final, start_KHPN if problem.is_cut and start_KHPN is not None else problem.states(0)
 
 
-def _backward_shapes(dy, d_final, x, dt, A, B, C, D, start, lengths):
+def _backward_shapes(dy, d_final, x, dt, A, B, C, D, start, lengths, tables):
     d_state = x.new_empty((len(lengths), *x.shape[1:], B.shape[2]), dtype=torch.float32)
     return *(t.new_empty(t.shape) for t in (x, dt)), B.new_empty(2, *B.shape), A.new_empty(2, len(A)), d_state
 
@@ -121,12 +131,13 @@ def ssd_backward(
     D: Tensor | None,
     start: Tensor | None,
     lengths: Sequence[int],
+    tables: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, of B and C (2, T, G, N), of A and D (2, H), and of the initial state.
 
     `start` is the state that enters each segment, or None.
     """
-    problem = _problem_of(x, B, lengths)
+    problem = _problem_of(x, B, lengths, tables)
     decay = problem.decays(dt, A)
     entering = problem.states(problem.C, x.dtype)
     problem.walk(x, B, decay, _Walk(start, entering), reverse=False)
@@ -137,7 +148,7 @@ def ssd_backward(
     d_dt, dA_dD_2CH = dt.new_empty(dt.shape), decay.new_empty(2, problem.C, problem.H)
     dx, dB_dC_2TGN, parts = _chunk_gradients(problem, x, B, C, dy, decay, D, (entering, leaving), dA_dD_2CH[1])
     carried_CH = carried[0] if len(carried) == 1 else carried.sum(0)
-    given = (parts, carried_CH, decay, A, problem.tables.chunks_C2, d_dt, dA_dD_2CH)
+    given = (parts, carried_CH, decay, A, problem.tables.chunks_C2, d_dt, *dA_dD_2CH)
     _start(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, _HEADS)
     return dx, d_dt, dB_dC_2TGN, dA_dD_2CH.sum(1), d_state
 
@@ -237,8 +248,12 @@ class _Problem:
         _start(states_kernel, self.walks, *given, *sizes, REVERSE=reverse, LOCAL=states.chunks is None, **tile)
 
 
-def _problem_of(x: Tensor, B: Tensor, lengths: Sequence[int]) -> _Problem:
-    return _problem(x.shape, B.shape, x.dtype, x.device, tuple(lengths), _longest(lengths, x.shape[1], x.shape[2]))
+def _problem_of(x: Tensor, B: Tensor, lengths: Sequence[int], fixed: Tensor | None = None) -> _Problem:
+    longest, Q = _longest(lengths, x.shape[1], x.shape[2]), _chunk(x.dtype)
+    if fixed is None:
+        return _problem(x.shape, B.shape, x.dtype, x.device, tuple(lengths), longest)
+    tables = fixed_views(fixed, fixed_sizes(len(x), len(lengths), Q, longest))
+    return _Problem(x.dtype, x.device, len(lengths), *x.shape, *B.shape[1:], Q, tables)
 
 
 @lru_cache(maxsize=64)  # at small sizes a GPU waits for Python
@@ -250,8 +265,9 @@ def _problem(
     lengths: tuple[int, ...],
     longest: int,
 ) -> _Problem:
-    (T, H, P), (_, G, N), Q = x_shape, B_shape, _chunk(dtype)
-    return _Problem(dtype, device, len(lengths), T, H, P, G, N, Q, scan_tables(lengths, Q, longest, device))
+    Q = _chunk(dtype)
+    tables = scan_tables(lengths, Q, longest, device)
+    return _Problem(dtype, device, len(lengths), *x_shape, *B_shape[1:], Q, tables)
 
 
 class _Walk(NamedTuple):

@@ -34,7 +34,10 @@ def entering_kernel(
     block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
     first = tl.load(chunks + 2 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
+    length = tl.load(chunks + 2 * chunk + 1) - first
+    if length == 0:
+        return  # of a fixed layout; nothing was written for it either
+    valid_Q = i_Q < length
     plane = tl.cast(H, tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
@@ -93,7 +96,10 @@ def leaving_kernel(
     block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
     first = tl.load(chunks + 2 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    valid_Q = i_Q < tl.load(chunks + 2 * chunk + 1) - first
+    length = tl.load(chunks + 2 * chunk + 1) - first
+    if length == 0:
+        return  # of a fixed layout; nothing was written for it either
+    valid_Q = i_Q < length
     plane = tl.cast(H, tl.int64) * CHUNKS * Q
     B_QN = load_rows(B + first * B_token + group * B_group, B_token, i_Q, valid_Q, N, BLOCK_N)
     C_QN = load_rows(C + first * C_token + group * C_group, C_token, i_Q, valid_Q, N, BLOCK_N)
@@ -133,12 +139,16 @@ def leaving_kernel(
 
 @no_type_check
 @triton.jit
-def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, H, Q: tl.constexpr, HEADS: tl.constexpr):
+def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, skips, H, Q: tl.constexpr, HEADS: tl.constexpr):
     """Gradients of dt (T, H) and of A in each chunk (C, H), from what the other kernels leave."""
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = tl.cast(H, tl.int64) * tl.num_programs(0) * Q
     first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), head_h < H
+    if end == first:  # of a fixed layout
+        tl.store(dA + chunk * H + head_h, tl.zeros((HEADS,), tl.float32), mask=some_h)
+        tl.store(skips + chunk * H + head_h, tl.zeros((HEADS,), tl.float32), mask=some_h)
+        return
     mask = some_h[None, :]
     place = (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
     pairs_Qh = tl.load(parts + place, mask=mask, other=0.0)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FIRST, LAST = 1, 2  # flags of a segment: its document begins, or ends, with it
@@ -37,6 +38,29 @@ def scan_tables(lengths: tuple[int, ...], chunk: int, longest: int, device: torc
     Args:
         longest: about as many tokens go into a segment at most; see `segment_ends`.
     """
+    return ScanTables(*_to_device(_tables(lengths, chunk, longest), device))
+
+
+def fixed_tables(lengths: tuple[int, ...], chunk: int, longest: int) -> Tensor:
+    """The tables of a `FixedLayout` in one tensor on the CPU; behind them lie empty segments and chunks without flags."""
+    tables = _tables(lengths, chunk, longest)
+    sizes = fixed_sizes(sum(lengths), len(lengths), chunk, longest)
+    return torch.cat([F.pad(t, (0, 0, 0, size - len(t))).flatten() for t, size in zip(tables, sizes, strict=True)]).int()
+
+
+def fixed_sizes(tokens: int, documents: int, chunk: int, longest: int) -> tuple[int, int, int]:
+    """Segments, chunks and documents that `fixed_tables` has rows for: the most that any lengths make."""
+    return documents + tokens // longest, documents + tokens // chunk, documents
+
+
+def fixed_views(flat: Tensor, sizes: tuple[int, int, int]) -> ScanTables:
+    """`fixed_tables` as three tables."""
+    columns = (5, 2, 2)
+    parts = flat.split([size * width for size, width in zip(sizes, columns, strict=True)])
+    return ScanTables(*(part.view(-1, width) for part, width in zip(parts, columns, strict=True)))
+
+
+def _tables(lengths: tuple[int, ...], chunk: int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
     ends = [segment_ends(length, chunk, longest) for length in lengths]
     pieces_S = torch.tensor([len(of_document) for of_document in ends])
     document_K = torch.repeat_interleave(torch.arange(len(lengths)), pieces_S)
@@ -55,11 +79,13 @@ def scan_tables(lengths: tuple[int, ...], chunk: int, longest: int, device: torc
     segment_C = torch.repeat_interleave(torch.arange(len(end_K)), chunks_K)
     first_C = first_K[segment_C] + (torch.arange(len(segment_C)) - chunk_K[segment_C]) * chunk
     chunks_C2 = torch.stack([first_C, torch.minimum(first_C + chunk, end_K[segment_C])], 1)
-    return ScanTables(*_to_device((segments_K5, chunks_C2, documents_S2), device))
+    return segments_K5, chunks_C2, documents_S2
 
 
 def segment_ends(length: int, chunk: int, longest: int) -> list[int]:
     """Where the segments of one document end: near-equal runs of whole chunks, at most about 1.5 `longest` tokens each."""
+    if length == 0:
+        return []
     pieces = max(1, round(length / longest))
     step = -(-length // (pieces * chunk)) * chunk
     return [min(end, length) for end in range(step, length + step, step)]
