@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, compare
+from tandem.recipes.gpu_decoding import NEW_TOKENS, PROMPT_TOKENS, measure_decoding
 from tandem.recipes.gpu_training import (
     DATASHEET,
     ROW_TOKENS,
@@ -32,11 +33,11 @@ class BenchArguments:
 
     work: tyro.conf.Positional[Literal["train", "decode", "kernels", "lengths"]]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
-    2,048 tokens, then tokens one by one. kernels: each op of a layer beside PyTorch's form of it, on a GPU. lengths: time a
+    2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). kernels: each op of a layer beside PyTorch's form of it, on a GPU. lengths: time a
     token of a Mamba-2 and an attention layer on texts of 1K to 256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, decode on cpu, train on either."""
+    """Where to run: kernels and lengths on cuda, train and decode on either."""
 
     out: Path = Path("bench")
     """Directory for the rows and the figure of lengths."""
@@ -60,8 +61,9 @@ def run(argv: Sequence[str]) -> None:
     if arguments.work == "train" and arguments.device == "cuda":
         _train_on_gpu(arguments.device)
         return
-    if arguments.device != "cpu":
-        raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
+    if arguments.work == "decode" and arguments.device == "cuda":
+        _decode_on_gpu(arguments.device, arguments.pairs)
+        return
     precision = fast_precision()
     ceiling = Ceiling.measure(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
@@ -91,8 +93,31 @@ def _train_on_gpu(device: str) -> None:
     Console().print(table)
 
 
+def _decode_on_gpu(device: str, pairs: int) -> None:
+    rows = measure_decoding(device, pairs)
+    copy_rate = measure_ceiling().read
+    columns = (
+        *("batch", "greedy tokens", "Tandem tokens/s (range)", "transformers tokens/s (range)", "ratio (range)"),
+        *("prefill ms", "step ms", "steps alone, tokens/s", "share of a copy"),
+    )
+    title = (
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 1.3B parameters in bfloat16, "
+        f"{NEW_TOKENS} tokens after {PROMPT_TOKENS}"
+    )
+    caption = (
+        f"a copy reads and writes {copy_rate / 1e12:.2f} TB/s; a step must move weights once and states there and back"
+    )
+    table = Table(*columns, title=title, caption=caption)
+    for row in rows:
+        table.add_row(*row.cells(copy_rate))
+    Console(width=200).print(table)
+
+
 def _lengths(device: str, out: Path) -> None:
-    rows, table = [], Table("layer", "length", "forward, ns a token (range of ms)", "forward + backward, ns a token (range)")
+    rows, table = (
+        [],
+        Table("layer", "length", "forward, ns a token (range of ms)", "forward + backward, ns a token (range)"),
+    )
     for row in measure_lengths(device=device):
         forward, both = row.nanoseconds
         ranges = [f"{min(times):.2f}–{max(times):.2f}" for times in (row.forward, row.both)]

@@ -145,6 +145,7 @@ class Steps:
         return sample(logits_SV, sampling, generators)
 
 
+_enabled = True
 # Graphs that no generation uses at the moment. They do not hold their model, which takes them along when it goes.
 _idle: WeakKeyDictionary[HybridLM, list[StepGraphs]] = WeakKeyDictionary()
 
@@ -155,7 +156,7 @@ def stepping(model: HybridLM, state: DecodeState) -> Iterator[StepGraphs | Steps
 
     Graphs and their slots stay with the model for the next generation; two at once have their own.
     """
-    if not model.steps_on_device:
+    if not (_enabled and model.steps_on_device):
         yield Steps(state)
         return
     idle = _idle.setdefault(model, [])
@@ -165,6 +166,17 @@ def stepping(model: HybridLM, state: DecodeState) -> Iterator[StepGraphs | Steps
         yield graphs
     finally:
         idle.append(graphs)
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Steps are launched one by one inside, so that graphs can be compared with them."""
+    global _enabled  # noqa: PLW0603 # a switch of the process
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
 
 
 def _pool(model: HybridLM, slots: int, tokens: int, device: torch.device) -> DecodePool:

@@ -74,13 +74,15 @@ def _experts(
     parts = torch.empty(T, K + 1, D, dtype=torch.float32, device=x_TD.device)
     rows = min(_TOKENS, max(16, power_of_two(T)))
     columns, stages = (32, 5) if T <= _FEW else (64, 3)  # measured on an H100
-    tile = {"D": D, "F": F, "FS": FS, "K": K, "BT": rows, "BD": _DEPTH, "BF": columns, "num_stages": stages}
+    units = min(E, T * K)  # that have routed programs: experts, or choices if there are fewer
+    form = {"D": D, "F": F, "FS": FS, "K": K, "BY_CHOICE": units < E, "BU": power_of_two(units)}
+    tile = {**form, "BT": rows, "BD": _DEPTH, "BF": columns, "num_stages": stages}
     blocks = ceil_div(F, columns)
-    grid = (E * blocks + ceil_div(FS, columns), ceil_div(T, rows))
-    _up[grid](x_TD, expert_TK, into, shared_into, hidden, T, E, blocks, **tile)
+    grid = (units * blocks + ceil_div(FS, columns), ceil_div(T, rows))
+    _up[grid](x_TD, expert_TK, into, shared_into, hidden, T, E, units, blocks, **tile)
     blocks = ceil_div(D, columns)
-    grid = ((E + (FS > 0)) * blocks, ceil_div(T, rows))
-    _down[grid](hidden, expert_TK, out, shared_from, parts, T, E, blocks, **tile)
+    grid = ((units + (FS > 0)) * blocks, ceil_div(T, rows))
+    _down[grid](hidden, expert_TK, out, shared_from, parts, T, E, units, blocks, **tile)
     y_TD = _like(x_TD)
     _add[T, ceil_div(D, _WIDTH)](parts, weight_TK, y_TD, D, K=K, SHARED=FS > 0, BD=_WIDTH)
     return y_TD
@@ -134,6 +136,20 @@ def _route(
 
 @no_type_check
 @triton.jit
+def _expert(expert, unit, E, units, BY_CHOICE: tl.constexpr, BU: tl.constexpr):
+    """The expert of a program, E for the shared one; -2 if an earlier choice is the same expert."""
+    if BY_CHOICE:
+        e = tl.load(expert + unit, mask=unit < units, other=E).to(tl.int32)
+        u = tl.arange(0, BU)
+        earlier = tl.load(expert + u, mask=(u < unit) & (u < units), other=-1).to(tl.int32)
+        e = tl.where(tl.max((earlier == e).to(tl.int32), 0) > 0, -2, e)
+    else:
+        e = unit
+    return e
+
+
+@no_type_check
+@triton.jit
 def _slots(expert, e, T, K: tl.constexpr, BT: tl.constexpr):
     """Tokens of the program, and which choice of each is this expert; -1 where none is."""
     t = tl.program_id(1) * BT + tl.arange(0, BT)
@@ -153,18 +169,21 @@ def _up(
     hidden,
     T,
     E,
+    units,
     blocks,
     D: tl.constexpr,
     F: tl.constexpr,
     FS: tl.constexpr,
     K: tl.constexpr,
+    BY_CHOICE: tl.constexpr,
+    BU: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
     BF: tl.constexpr,
 ):
     """silu(x W_gate) · x W_up of some columns of one expert."""
     program = tl.program_id(0)
-    e = program // blocks
+    e = _expert(expert, program // blocks, E, units, BY_CHOICE, BU)
     gate, up = tl.zeros((BT, BF), tl.float32), tl.zeros((BT, BF), tl.float32)
     if e < E:
         t, slot = _slots(expert, e, T, K, BT)
@@ -181,7 +200,7 @@ def _up(
             tl.store(into, gate * tl.sigmoid(gate) * up, mask=(slot >= 0)[:, None] & (f < F)[None, :])
     elif FS > 0:
         t = tl.program_id(1) * BT + tl.arange(0, BT)
-        f = (program - E * blocks) * BF + tl.arange(0, BF)
+        f = (program - units * blocks) * BF + tl.arange(0, BF)
         for first in range(0, D, BD):
             d = first + tl.arange(0, BD)
             rows = tl.load(x + t[:, None] * D + d[None, :], mask=(t < T)[:, None] & (d < D)[None, :], other=0.0)
@@ -202,18 +221,21 @@ def _down(
     parts,
     T,
     E,
+    units,
     blocks,
     D: tl.constexpr,
     F: tl.constexpr,
     FS: tl.constexpr,
     K: tl.constexpr,
+    BY_CHOICE: tl.constexpr,
+    BU: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
     BF: tl.constexpr,
 ):
     """Some columns of what one expert gives, for each choice; those of the shared one behind the K routed ones."""
     program = tl.program_id(0)
-    e = program // blocks
+    e = _expert(expert, program // blocks, E, units, BY_CHOICE, BU)
     column = program % blocks * BF + tl.arange(0, BF)
     total = tl.zeros((BT, BF), tl.float32)
     if e < E:
