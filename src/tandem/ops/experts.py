@@ -22,7 +22,7 @@ from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
 _FEW = 4  # tokens: with more of them a CPU's matrix products are faster for the expert that all of them share
-_SOME_OF_A_GPU = 64  # tokens: with more of them grouped products keep its tensor cores busier
+_SOME_OF_A_GPU = 128  # tokens: with more of them grouped products keep its tensor cores busier
 _SOME = 32  # tokens: with more of them the routed experts are faster as matrix products too
 
 

@@ -3,10 +3,12 @@
 Shapes: S rows, D width, O outputs.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tandem.ops.cpu.decode import linear_step, step_is_supported
+from tandem.ops.triton.support import triton_for
 
 _FEW = 4  # rows: with more of them a CPU's matrix product is faster than one pass over the weights
 
@@ -16,4 +18,8 @@ def linear(x: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor
     if x.numel() <= _FEW * x.shape[-1] and step_is_supported(x, weight_OD):
         y = linear_step(x, weight_OD)
         return y if bias_O is None else y + bias_O.to(x.dtype)
+    if x.is_cuda and x.ndim == 2 and len(x) == 1 and not torch.is_grad_enabled() and triton_for(x, weight_OD):
+        from tandem.ops.triton.linear import linear_row
+
+        return linear_row(x, weight_OD, bias_O)
     return F.linear(x, weight_OD.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))

@@ -56,7 +56,7 @@ class StepGraphs:
         self._capture = capture
         self._pool: DecodePool | None = None
         self._graphs: dict[int, Run] = {}
-        self._key: object = None
+        self._marks: _Marks | None = None
         self._tokens_S = self._host_S = torch.empty(0, dtype=torch.int64)
         self._slots: list[int] = []  # of the live sequences, in order
         self._held: list[int] = []  # tokens that each of them holds
@@ -65,10 +65,9 @@ class StepGraphs:
     def load(self, model: HybridLM, state: DecodeState) -> None:
         """Takes over what a prefill has read; sequence i gets slot i."""
         count, longest = len(state.lengths), max(state.lengths)
-        key = _key(model)
-        if self._pool is None or key != self._key or count > len(self._tokens_S):
+        if self._pool is None or self._marks is None or not self._marks.hold(model) or count > len(self._tokens_S):
             slots = _power_of_two(max(count, len(self._tokens_S)))
-            self._pool, self._graphs, self._key = _pool(model, slots, longest, state.device), {}, key
+            self._pool, self._graphs, self._marks = _pool(model, slots, longest, state.device), {}, _Marks(model)
             self._host_S = torch.zeros(slots, dtype=torch.int64, pin_memory=state.device.type == "cuda")
             self._tokens_S = self._host_S.to(state.device)
         self._reserve(longest)
@@ -184,11 +183,23 @@ def _pool(model: HybridLM, slots: int, tokens: int, device: torch.device) -> Dec
     return DecodePool.empty(model.config, slots, room, model.embedding.dtype, device)
 
 
-def _key(model: HybridLM) -> object:
-    """What a graph has fixed: where weights lie, and the format of autocast."""
-    device = model.embedding.device.type
-    format_ = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return format_, tuple(weight.data_ptr() for weight in (*model.parameters(), *model.buffers()))
+class _Marks:
+    """Where a model's weights lie, and the format of autocast: what a graph has fixed."""
+
+    def __init__(self, model: HybridLM) -> None:
+        modules = list(model.modules())
+        self._children = [(module._modules, dict(module._modules)) for module in modules]
+        self._tables = [table for module in modules for table in (module._parameters, module._buffers)]
+        self._then = self._now()
+
+    def hold(self, model: HybridLM) -> bool:
+        """Whether they are still true of the model."""
+        same = all(now == then for now, then in self._children) and self._children[0][0] is model._modules
+        return same and self._now() == self._then
+
+    def _now(self) -> list[object]:
+        format_ = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        return [format_, *(w.data_ptr() for table in self._tables for w in table.values() if w is not None)]
 
 
 def _power_of_two(count: int) -> int:

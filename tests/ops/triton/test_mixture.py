@@ -37,7 +37,7 @@ def exact(
 
 @settings(max_examples=6)
 @given(
-    tokens=st.sampled_from([1, 5, 35]),
+    tokens=st.sampled_from([1, 5, 35, 70]),
     count=st.sampled_from([3, 8]),
     top_k=st.integers(1, 3),
     widths=st.sampled_from([(8, 4, 0), (40, 36, 20), (150, 16, 40)]),
@@ -71,13 +71,14 @@ def test_of_equal_scores_the_first_wins_and_damaged_ones_stay_in_range(device: s
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("tokens", [1, 7, 32, 64])
+@pytest.mark.parametrize("tokens", [1, 7, 32, 64, 100])
 @torch.no_grad()
 def test_bfloat16_on_a_gpu(tokens: int):
     x, router, routed, shared = make(tokens, 32, 1024, 512, 1024, "cuda", torch.bfloat16)
     first, second = (mixture(x, (*router, 4), routed, shared) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-    assert torch.equal(mixture(x[-1:], (*router, 4), routed, shared)[0], first[0][-1:])
+    if tokens <= 64:  # as decoding has them
+        assert torch.equal(mixture(x[-1:], (*router, 4), routed, shared)[0], first[0][-1:])
     chosen, weight, _ = route(x.double(), router[0].double(), None, 4)
     assert torch.equal(first[1], chosen)
     want = exact(x, routed, shared, chosen, weight)

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
-_CELLS = 8192  # of a tile of the router
+_CELLS = 16_384  # of a tile of the router
 _DEPTH = 64  # of the products, at a time
-_FEW = 4  # tokens, which do not choose enough experts to give all processors work unless programs are small
-_TOKENS = 32  # of a program of the experts; from 64 on the compiler takes other instructions, which round differently
 _WIDTH = 256  # of a program that adds up
 
 
@@ -48,7 +46,7 @@ def choose(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -
     results = _choices(x_TD, weight_ED, bias_E, top_k)
     (E, D), width = weight_ED.shape, power_of_two(len(weight_ED))
     tile = {"K": top_k, "BE": width, "BD": min(power_of_two(D), max(1, _CELLS // width)), "BK": power_of_two(top_k)}
-    form = {"BIASED": bias_E is not None, **tile, "num_warps": 8}
+    form = {"BIASED": bias_E is not None, **tile, "num_warps": 16}
     _route[len(x_TD),](x_TD, weight_ED.contiguous(), bias_E, *results, E, D=D, **form)
     return results
 
@@ -72,11 +70,10 @@ def _experts(
     into, shared_into, out, shared_from = (_packed(t) for t in (gate_up_EDF, shared_in, down_EFD, shared_out))
     hidden = x_TD.new_empty(T * (K * F + FS))  # of routed experts by choice, then of the shared one
     parts = torch.empty(T, K + 1, D, dtype=torch.float32, device=x_TD.device)
-    rows = min(_TOKENS, max(16, power_of_two(T)))
-    columns, stages = (32, 5) if T <= _FEW else (64, 3)  # measured on an H100
+    rows, shape = _tile(T)
     units = min(E, T * K)  # that have routed programs: experts, or choices if there are fewer
     form = {"D": D, "F": F, "FS": FS, "K": K, "BY_CHOICE": units < E, "BU": power_of_two(units)}
-    tile = {**form, "BT": rows, "BD": _DEPTH, "BF": columns, "num_stages": stages}
+    columns, tile = shape["BF"], {**form, **shape, "BT": rows, "BD": _DEPTH}
     blocks = ceil_div(F, columns)
     grid = (units * blocks + ceil_div(FS, columns), ceil_div(T, rows))
     _up[grid](x_TD, expert_TK, into, shared_into, hidden, T, E, units, blocks, **tile)
@@ -86,6 +83,19 @@ def _experts(
     y_TD = _like(x_TD)
     _add[T, ceil_div(D, _WIDTH)](parts, weight_TK, y_TD, D, K=K, SHARED=FS > 0, BD=_WIDTH)
     return y_TD
+
+
+def _tile(T: int) -> tuple[int, dict[str, int]]:
+    """Tokens of a program, and the rest of its shape, as measured on an H100.
+
+    Few tokens do not choose enough experts to give all processors work unless programs are small. From 64 rows on the
+    compiler takes other instructions, which round differently, so the batches of decoding have fewer.
+    """
+    if T <= 4:
+        return 16, {"BF": 32, "num_stages": 5, "num_warps": 4}
+    if T <= 64:
+        return min(32, max(16, power_of_two(T))), {"BF": 64, "num_stages": 3, "num_warps": 4}
+    return 128, {"BF": 64, "num_stages": 3, "num_warps": 8}
 
 
 def _packed(weight: Tensor | None) -> Tensor | None:
