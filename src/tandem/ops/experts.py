@@ -22,6 +22,9 @@ from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
 _FEW = 4  # tokens: with more of them a CPU's matrix products are faster for the expert that all of them share
+_ROUTED_BY_A_GPU = (
+    4096  # tokens: fewer do not keep it busy for as long as PyTorch's ten launches of routing take the CPU
+)
 _SOME_OF_A_GPU = 128  # tokens: with more of them grouped products keep its tensor cores busier
 _SOME = 32  # tokens: with more of them the routed experts are faster as matrix products too
 
@@ -74,10 +77,14 @@ def mixture(
         return mixture_step(x_TD, router, experts, shared)
     if by_choice:
         y_TD, expert_TK, weight_TK, scores_TE = mixture_step(x_TD, router, experts, None)
-    elif len(x_TD) <= _SOME_OF_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, router[0], *experts):
+    elif len(x_TD) <= _ROUTED_BY_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, router[0], *experts):
+        from tandem.ops.triton.mixture import choose
         from tandem.ops.triton.mixture import mixture_step as triton_step
 
-        return triton_step(x_TD, router, experts, shared)
+        if len(x_TD) <= _SOME_OF_A_GPU:
+            return triton_step(x_TD, router, experts, shared)
+        expert_TK, weight_TK, scores_TE = choose(x_TD, *router)
+        y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
     else:
         expert_TK, weight_TK, scores_TE = route(x_TD, *router)
         y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)

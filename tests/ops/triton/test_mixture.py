@@ -37,7 +37,7 @@ def exact(
 
 @settings(max_examples=6)
 @given(
-    tokens=st.sampled_from([1, 5, 35, 70]),
+    tokens=st.sampled_from([1, 5, 35, 130]),
     count=st.sampled_from([3, 8]),
     top_k=st.integers(1, 3),
     widths=st.sampled_from([(8, 4, 0), (40, 36, 20), (150, 16, 40)]),
@@ -79,7 +79,11 @@ def test_bfloat16_on_a_gpu(tokens: int):
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     if tokens <= 64:  # as decoding has them
         assert torch.equal(mixture(x[-1:], (*router, 4), routed, shared)[0], first[0][-1:])
-    chosen, weight, _ = route(x.double(), router[0].double(), None, 4)
-    assert torch.equal(first[1], chosen)
-    want = exact(x, routed, shared, chosen, weight)
+    chosen, weight, scores = route(x.double(), router[0].double(), None, 4)
+    best, have = (scores.gather(1, experts) for experts in (chosen, first[1]))
+    torch.testing.assert_close(
+        have, best, atol=1e-6, rtol=1e-5
+    )  # of two that are nearly equal, float32 may take the other
+    want = exact(x, routed, shared, first[1], have / have.sum(1, keepdim=True))
+    assert float((first[2] - weight).abs().max()) < 1e-5
     assert float((first[0] - want).norm() / want.norm()) < 1e-2

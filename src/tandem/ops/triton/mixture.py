@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
-_CELLS = 16_384  # of a tile of the router
+_CELLS = 8192  # of a tile of the router
 _DEPTH = 64  # of the products, at a time
 _WIDTH = 256  # of a program that adds up
 
@@ -43,10 +43,10 @@ def _choices(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int)
 @opaque(_choices)
 def choose(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """`tandem.ops.route` by the default rule; of equal scores the first expert's wins."""
-    results = _choices(x_TD, weight_ED, bias_E, top_k)
+    x_TD, results = x_TD.contiguous(), _choices(x_TD, weight_ED, bias_E, top_k)
     (E, D), width = weight_ED.shape, power_of_two(len(weight_ED))
     tile = {"K": top_k, "BE": width, "BD": min(power_of_two(D), max(1, _CELLS // width)), "BK": power_of_two(top_k)}
-    form = {"BIASED": bias_E is not None, **tile, "num_warps": 16}
+    form = {"BIASED": bias_E is not None, **tile, "num_warps": 8}
     _route[len(x_TD),](x_TD, weight_ED.contiguous(), bias_E, *results, E, D=D, **form)
     return results
 
@@ -95,7 +95,7 @@ def _tile(T: int) -> tuple[int, dict[str, int]]:
         return 16, {"BF": 32, "num_stages": 5, "num_warps": 4}
     if T <= 64:
         return min(32, max(16, power_of_two(T))), {"BF": 64, "num_stages": 3, "num_warps": 4}
-    return 128, {"BF": 64, "num_stages": 3, "num_warps": 8}
+    return 128, {"BF": 64, "num_stages": 3, "num_warps": 4}
 
 
 def _packed(weight: Tensor | None) -> Tensor | None:
@@ -121,7 +121,7 @@ def _route(
 ):
     t, e, k = tl.program_id(0).to(tl.int64), tl.arange(0, BE), tl.arange(0, BK)
     along = tl.zeros((BE, BD), tl.float32)
-    for first in range(0, D, BD):
+    for first in tl.range(0, D, BD, loop_unroll_factor=4):  # all loads of a program under way at once
         d = first + tl.arange(0, BD)
         w = tl.load(weight + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
         along += w * tl.load(x + t * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
