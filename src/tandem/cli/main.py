@@ -19,6 +19,7 @@ VERBS = {
     "pretrain": ("tandem.cli.pretrain", "train a model on token shards; resumes from its run directory"),
     "generate": ("tandem.cli.generate", "continue a prompt"),
     "chat": ("tandem.cli.chat", "talk to a model in the terminal"),
+    "convert": ("tandem.cli.convert", "write a model in another format: transformers, GGUF, Tandem"),
     "bench": ("tandem.cli.bench", "time training and decoding beside transformers"),
     "recipe": ("tandem.cli.recipe", "a whole experiment: the hybrid against its twins"),
     "report": ("tandem.cli.report", "write the HTML report of a run directory"),

@@ -1,0 +1,7 @@
+"""Files of llama.cpp (GGUF), read and written with the package `gguf` of the extra `hf`."""
+
+from tandem.hub.gguf.architectures import ARCHITECTURES, Architecture, architecture_of
+from tandem.hub.gguf.reading import GGUFFile
+from tandem.hub.gguf.writing import FORMATS, write_gguf
+
+__all__ = ["ARCHITECTURES", "FORMATS", "Architecture", "GGUFFile", "architecture_of", "write_gguf"]
