@@ -92,7 +92,10 @@ def _train_on_gpu(device: str) -> None:
 
 
 def _lengths(device: str, out: Path) -> None:
-    rows, table = [], Table("layer", "length", "forward, ns a token (range of ms)", "forward + backward, ns a token (range)")
+    rows, table = (
+        [],
+        Table("layer", "length", "forward, ns a token (range of ms)", "forward + backward, ns a token (range)"),
+    )
     for row in measure_lengths(device=device):
         forward, both = row.nanoseconds
         ranges = [f"{min(times):.2f}–{max(times):.2f}" for times in (row.forward, row.both)]

@@ -45,9 +45,13 @@ class AdamWPass:
         self.tensors, self.betas, self.eps = list(tensors), betas, eps
         for tensor in self.tensors:
             moments = (tensor.mean, tensor.square)
-            fits = tensor.parameter.dtype == torch.float32 and {t.dtype for t in moments} == {self.tensors[0].mean.dtype}
+            fits = tensor.parameter.dtype == torch.float32 and {t.dtype for t in moments} == {
+                self.tensors[0].mean.dtype
+            }
             fits = fits and (tensor.narrow is None or tensor.narrow.dtype == torch.bfloat16)
-            if not fits or not all(t.is_contiguous() for t in (tensor.parameter, *moments, tensor.narrow) if t is not None):
+            if not fits or not all(
+                t.is_contiguous() for t in (tensor.parameter, *moments, tensor.narrow) if t is not None
+            ):
                 raise ValueError(
                     f"a tensor of shape {tuple(tensor.parameter.shape)} is not contiguous float32 with a bfloat16 copy; "
                     "train it with torch.optim.AdamW"

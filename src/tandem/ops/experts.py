@@ -99,6 +99,9 @@ def routed_experts(
     """
     ends, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0], triton_for(x_TD, weight_TK))
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
+    if activation is swiglu and isinstance(ends, Tensor) and _has_gated_product(x_TD, gate_up_EDF, down_EFD):
+        rows_RD = _GatedExperts.apply(rows_RD, gate_up_EDF.to(x_TD.dtype), down_EFD.to(x_TD.dtype), ends)
+        return _Combine.apply(rows_RD, place_TK, weight_TK)
     hidden_RF = activation(grouped_matmul(rows_RD, gate_up_EDF, ends))
     return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK)
 
@@ -213,6 +216,38 @@ class _GroupedMatmul(torch.autograd.Function):
         for expert, rows in _spans(ctx.ends):
             torch.mm(x_RD[rows].t(), grad_RF[rows], out=grad_w_EDF[expert])
         return _grouped(grad_RF, w_EDF.mT, ctx.ends), grad_w_EDF, None
+
+
+class _GatedExperts(torch.autograd.Function):
+    """down(swiglu(gate_up(rows))) of rows sorted by expert, by kernels of our own; PyTorch's are faster for the weights' gradients."""
+
+    @staticmethod
+    def forward(ctx, x_RD: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor, ends_E: Tensor):  # noqa: ANN001, ANN205
+        from tandem.ops.triton.grouped import gated_product, product
+
+        keep = any(ctx.needs_input_grad)
+        both_RF, hidden_RF = gated_product(x_RD, gate_up_EDF, ends_E, keep)
+        ctx.save_for_backward(x_RD, gate_up_EDF, down_EFD, ends_E, both_RF, hidden_RF)
+        return product(hidden_RF, down_EFD, ends_E)
+
+    @staticmethod
+    def backward(ctx, grad_RD: Tensor):  # noqa: ANN001, ANN205
+        from tandem.ops.triton.grouped import product_turned
+        from tandem.ops.triton.pointwise import swiglu_gradient
+
+        x_RD, gate_up_EDF, down_EFD, ends_E, both_RF, hidden_RF = ctx.saved_tensors
+        grad_RD = grad_RD.contiguous()
+        d_both_RF = swiglu_gradient(product_turned(grad_RD, down_EFD, ends_E), both_RF)
+        d_gate_up_EDF = F.grouped_mm(x_RD.t(), d_both_RF, offs=ends_E)
+        d_down_EFD = F.grouped_mm(hidden_RF.t(), grad_RD, offs=ends_E)
+        return product_turned(d_both_RF, gate_up_EDF, ends_E), d_gate_up_EDF, d_down_EFD, None
+
+
+def _has_gated_product(x_TD: Tensor, *matrices: Tensor) -> bool:
+    """Whether our kernels take these, and PyTorch's their gradients."""
+    from tandem.ops.triton.grouped import grouped_is_supported
+
+    return all(_has_grouped_product(x_TD, w_EDF) and grouped_is_supported(x_TD, w_EDF) for w_EDF in matrices)
 
 
 def _has_grouped_product(x_RD: Tensor, w_EDF: Tensor) -> bool:

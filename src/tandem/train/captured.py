@@ -77,7 +77,7 @@ class CapturedStep:
         factor = 1.0 if self.limit is None else min(1.0, self.limit / (norm + 1e-6))  # as clip_grads_with_norm_
         self._count += 1
         self._adamw.step(gradients, self._rates(), factor, self._count)
-        torch._foreach_add_(self._steps, 1.0)
+        torch._foreach_add_(self._steps, 1.0)  # pyright: ignore[reportPrivateImportUsage] # as torch.optim does
 
     def _rates(self) -> Tensor:
         """Learning rate and decay of each group; from page-locked memory, so that the CPU goes on meanwhile."""

@@ -160,7 +160,11 @@ class TrainConfig:
             self.max_seconds is None or self.max_seconds > 0,
             f"train.max_seconds={self.max_seconds} is not above 0; use None for no limit",
         )
-        for name, choices in (("precision", ("float32", "bfloat16")), ("compile", ("auto", "on", "off")), ("graphs", ("auto", "off"))):
+        for name, choices in (
+            ("precision", ("float32", "bfloat16")),
+            ("compile", ("auto", "on", "off")),
+            ("graphs", ("auto", "off")),
+        ):
             value = getattr(self, name)
             _require(value in choices, f"train.{name}={value!r} is not known; use {' or '.join(choices)}")
         self._check_schedule()

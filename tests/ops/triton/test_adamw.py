@@ -26,7 +26,9 @@ def test_three_steps_equal_those_of_torch(device: str, narrow: bool, kernel: boo
     monkeypatch.setattr(adamw, "triton_for", lambda *_: kernel)
     trained = tensors(device, narrow)
     exact = [torch.nn.Parameter(t.parameter.double()) for t in trained]
-    groups = [{"params": exact[g::2], "lr": lr, "weight_decay": w} for g, (lr, w) in enumerate([(1e-2, 0.1), (3e-3, 0)])]
+    groups = [
+        {"params": exact[g::2], "lr": lr, "weight_decay": w} for g, (lr, w) in enumerate([(1e-2, 0.1), (3e-3, 0)])
+    ]
     torch_adamw = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
     ours = AdamWPass(trained, BETAS, EPS)
     rates = torch.tensor([[1e-2, 0.1], [3e-3, 0]], device=device)
