@@ -88,10 +88,12 @@ def routed_experts(
     gate_up_EDF: Tensor,
     down_EFD: Tensor,
     activation: Callable[[Tensor], Tensor] = swiglu,
+    plus_TD: Tensor | None = None,
 ) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:
+        plus_TD: added to it, as what an expert gives that is always on.
         gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F), or one, (E, D, F), for an activation
             without a gate; down_EFD: (E, F, D).
     Returns:
@@ -101,9 +103,9 @@ def routed_experts(
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
     if activation is swiglu and isinstance(ends, Tensor) and _has_gated_product(x_TD, gate_up_EDF, down_EFD):
         rows_RD = _GatedExperts.apply(rows_RD, gate_up_EDF.to(x_TD.dtype), down_EFD.to(x_TD.dtype), ends)
-        return _Combine.apply(rows_RD, place_TK, weight_TK)
+        return _Combine.apply(rows_RD, place_TK, weight_TK, plus_TD)
     hidden_RF = activation(grouped_matmul(rows_RD, gate_up_EDF, ends))
-    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK)
+    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK, plus_TD)
 
 
 def _sort_by_expert(expert_TK: Tensor, experts: int, triton: bool) -> tuple[list[int] | Tensor, Tensor | None, Tensor]:
@@ -149,37 +151,45 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """y_t = Σ_k weight[t, k] · rows[place[t, k]], summed in the weights' dtype."""
+    """y_t = plus_t + Σ_k weight[t, k] · rows[place[t, k]], summed in the weights' dtype."""
 
     @staticmethod
-    def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor):  # noqa: ANN001, ANN205
+    def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor, plus_TD: Tensor | None):  # noqa: ANN001, ANN205
         ctx.save_for_backward(rows_RD, place_TK, weight_TK)
-        return _gather_sum(rows_RD, place_TK, weight_TK)
+        ctx.has_plus = plus_TD is not None
+        return _gather_sum(rows_RD, place_TK, weight_TK, plus_TD)
 
     @staticmethod
     def backward(ctx, grad_TD: Tensor):  # noqa: ANN001, ANN205
-        rows_RD, place_TK, weight_TK = ctx.saved_tensors
-        given = (grad_TD, rows_RD, place_TK, weight_TK)
-        if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
-            d_rows_RD, d_weight_TK = cpu_scatter_gradient(*given)
-            return d_rows_RD, None, d_weight_TK
-        if triton_for(rows_RD, weight_TK):
-            from tandem.ops.triton.experts import scatter_gradient
-
-            d_rows_RD, d_weight_TK = scatter_gradient(*given)
-            return d_rows_RD, None, d_weight_TK
-        d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
-        d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
-        return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), None, d_weight_TK
+        d_rows_RD, d_weight_TK = _scatter_gradient(grad_TD, *ctx.saved_tensors)
+        return d_rows_RD, None, d_weight_TK, grad_TD if ctx.has_plus else None
 
 
-def _gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
-    if kernels_for(rows_RD) and (weight_TK is None or weight_TK.dtype == torch.float32):
-        return cpu_gather_sum(rows_RD, place_TK, weight_TK)
+def _scatter_gradient(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
+    given = (grad_TD, rows_RD, place_TK, weight_TK)
+    if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
+        return cpu_scatter_gradient(*given)
     if triton_for(rows_RD, weight_TK):
+        from tandem.ops.triton.experts import scatter_gradient
+
+        return scatter_gradient(*given)
+    d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
+    d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
+    return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), d_weight_TK
+
+
+def _gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None, plus_TD: Tensor | None = None) -> Tensor:
+    if triton_for(rows_RD, weight_TK, plus_TD):
         from tandem.ops.triton.experts import gather_sum
 
-        return gather_sum(rows_RD, place_TK, weight_TK)
+        return gather_sum(rows_RD, place_TK, weight_TK, plus_TD)
+    y_TD = _plain_gather_sum(rows_RD, place_TK, weight_TK)
+    return y_TD if plus_TD is None else y_TD + plus_TD
+
+
+def _plain_gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
+    if kernels_for(rows_RD) and (weight_TK is None or weight_TK.dtype == torch.float32):
+        return cpu_gather_sum(rows_RD, place_TK, weight_TK)
     rows_TKD = rows_RD[place_TK]
     return (rows_TKD if weight_TK is None else rows_TKD * weight_TK[..., None]).sum(1).to(rows_RD.dtype)
 
