@@ -37,3 +37,14 @@ def toy_hybrid() -> ModelConfig:
         ffn=MoEConfig(experts=2, top_k=1, hidden=8, shared=1),
         context=64,
     )
+
+
+SMALL = ModelConfig(
+    vocab_size=320,
+    width=64,
+    pattern="MFAF",
+    attention=AttentionConfig(heads=4, kv_heads=2, head_width=16, rope=False, qk_norm=False),
+    mamba=MambaConfig(heads=4, head_width=32, state=16, groups=1, chunk=64),
+    ffn=MoEConfig(experts=4, top_k=2, hidden=32, capacity_factor=4.0),
+)
+"""GraniteMoeHybrid in small; with a capacity, so that no part of it waits for a graph."""

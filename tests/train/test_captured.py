@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tandem.data import Batch
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
@@ -81,7 +82,7 @@ def test_on_a_cpu_nothing_is_captured_and_numbers_are_those_of_the_plain_step(ca
     given = batches()
     want = plain_losses(network("cpu", capacity_factor=4.0), given)
     assert captured_losses(network("cpu", capacity_factor=4.0), given) == pytest.approx(want, rel=2e-3)
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name == module.__name__]
 
 
 @needs_gpu
@@ -91,9 +92,9 @@ def test_replayed_steps_give_the_losses_and_weights_of_the_plain_step():
     want = plain_losses(plain, given)
     got = captured_losses(graphs, given)
     assert got == pytest.approx(want, rel=2e-3)
-    for have, wanted in zip(graphs.parameters(), plain.parameters(), strict=True):
-        # AdamW turns rounding of tiny gradients into steps of the learning rate: a bound on all elements together.
-        assert (have - wanted).norm() <= 0.02 * wanted.norm()
+    # AdamW makes steps of the learning rate of tiny gradients, rounding and all: a bound on all elements together.
+    have, wanted, start = (nn.utils.parameters_to_vector(m.parameters()) for m in (graphs, plain, network("cuda")))
+    assert (have - wanted).norm() <= 0.1 * (wanted - start).norm()
 
 
 @needs_gpu

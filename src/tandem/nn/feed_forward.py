@@ -160,11 +160,11 @@ class MixtureOfExperts(nn.Module):
         routing = self._route(x_TD, route_TK)
         matrices = (experts.gate_up_EDF, experts.down_EFD)
         rows_TL = self.into_latent(x_TD)
-        y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation)
+        shared_TD = shared(x_TD, layout) if shared else None
+        plus_TD = None if self.config.latent else shared_TD
+        y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation, plus_TD)
         y_TD = self.from_latent(y_TL)
-        if shared:
-            y_TD = y_TD + shared(x_TD, layout)
-        return y_TD, routing
+        return y_TD if shared_TD is None or plus_TD is not None else y_TD + shared_TD, routing
 
     def _route(self, x_TD: Tensor, route_TK: Tensor | None) -> Routing:
         config = self.config

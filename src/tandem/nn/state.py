@@ -175,8 +175,8 @@ class DecodePool:
         cls, config: ModelConfig, slots: int, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> "DecodePool":
         """Idle slots with room for `tokens` tokens each."""
-        layers = DecodeState.empty(config, slots, dtype, device).layers
-        pool = cls(layers, *(torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(2)), config.chunk)
+        lengths_S, steps_S = torch.zeros(2, slots, dtype=torch.int64, device=device)
+        pool = cls(DecodeState.empty(config, slots, dtype, device).layers, lengths_S, steps_S, config.chunk)
         pool.reserve(tokens)
         return pool
 

@@ -22,7 +22,7 @@ class Trained(NamedTuple):
     """A tensor that AdamW moves, contiguous and in float32.
 
     Attributes:
-        mean, square: running means of the gradient and of its square.
+        mean, square: running means of the gradient and of its square; in float32, or those of all tensors in bfloat16.
         narrow: a copy in bfloat16 that follows the parameter, and to which its gradients belong; or None.
         group: which learning rate and decay it has.
     """
@@ -44,10 +44,13 @@ class AdamWPass:
     def __init__(self, tensors: Sequence[Trained], betas: tuple[float, float], eps: float) -> None:
         self.tensors, self.betas, self.eps = list(tensors), betas, eps
         for tensor in self.tensors:
-            wide = (tensor.parameter, tensor.mean, tensor.square)
-            narrow = () if tensor.narrow is None else (tensor.narrow,)
-            if not all(t.is_contiguous() and t.dtype == torch.float32 for t in wide) or not all(
-                t.is_contiguous() and t.dtype == torch.bfloat16 for t in narrow
+            moments = (tensor.mean, tensor.square)
+            fits = tensor.parameter.dtype == torch.float32 and {t.dtype for t in moments} == {
+                self.tensors[0].mean.dtype
+            }
+            fits = fits and (tensor.narrow is None or tensor.narrow.dtype == torch.bfloat16)
+            if not fits or not all(
+                t.is_contiguous() for t in (tensor.parameter, *moments, tensor.narrow) if t is not None
             ):
                 raise ValueError(
                     f"a tensor of shape {tuple(tensor.parameter.shape)} is not contiguous float32 with a bfloat16 copy; "
@@ -77,7 +80,8 @@ class AdamWPass:
         if gradients.table_N8 is not None:
             from tandem.ops.triton.adamw import update
 
-            update(gradients.table_N8, self._ranges(), rates_G2, (factor, *self.betas, self.eps, *unbias))
+            scalars = (factor, *self.betas, self.eps, *unbias)
+            update(gradients.table_N8, self._ranges(), rates_G2, scalars, self.tensors[0].mean.dtype == torch.bfloat16)
             return
         for tensor, gradient in zip(self.tensors, gradients.tensors, strict=True):
             if gradient is not None:
@@ -85,10 +89,12 @@ class AdamWPass:
 
     def _move(self, tensor: Trained, gradient: Tensor, rate: Tensor, unbias: tuple[float, float]) -> None:
         lr, decay = rate
-        tensor.mean.lerp_(gradient, 1 - self.betas[0])
-        tensor.square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
-        size = (tensor.square / unbias[1]).sqrt_().add_(self.eps)
-        tensor.parameter.mul_(1 - lr * decay).sub_(lr / unbias[0] * tensor.mean / size)
+        mean = torch.lerp(tensor.mean.float(), gradient, 1 - self.betas[0])
+        square = (tensor.square.float() * self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
+        size = (square / unbias[1]).sqrt_().add_(self.eps)
+        tensor.parameter.mul_(1 - lr * decay).sub_(lr / unbias[0] * mean / size)
+        tensor.mean.copy_(mean)
+        tensor.square.copy_(square)
         if tensor.narrow is not None:
             tensor.narrow.copy_(tensor.parameter)
 

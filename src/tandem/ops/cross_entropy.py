@@ -11,7 +11,7 @@ from tandem.ops.cpu.pointwise import softmax_gradient as cpu_softmax_gradient
 from tandem.ops.triton.support import triton_for
 
 _BLOCK_LOGITS = 1 << 22  # logits of a block: 8 MB in bf16, inside the cache that cores share
-_CUDA_BLOCK_LOGITS = 1 << 28  # 512 MB: products large enough for all of a GPU
+_CUDA_BLOCK_LOGITS = 1 << 29  # 1 GB in bf16: few blocks, as each reads and writes the head's gradient in float32
 
 
 def blockwise_cross_entropy(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -31,7 +31,8 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         head_VD = weight_VD.to(x_TD.dtype)
         wide = torch.promote_types(torch.float32, x_TD.dtype)
         logits = _CUDA_BLOCK_LOGITS if x_TD.is_cuda else _BLOCK_LOGITS
-        block = max(1, logits // head_VD.shape[0])
+        blocks = -(-x_TD.shape[0] // max(1, logits // head_VD.shape[0]))
+        block = -(-x_TD.shape[0] // max(1, blocks))  # equal ones: a short last block would be slow
         needs = grads and any(ctx.needs_input_grad)  # parameters say that they need one even under no_grad
         total = torch.zeros((), dtype=wide, device=x_TD.device)
         grad_x_TD = torch.empty_like(x_TD) if needs else None

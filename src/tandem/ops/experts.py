@@ -75,22 +75,25 @@ def mixture(
     by_choice = len(x_TD) <= _SOME and mixture_is_supported(x_TD, router[0], *experts, *(shared or ()))
     if by_choice and len(x_TD) <= _FEW:
         return mixture_step(x_TD, router, experts, shared)
-    if by_choice:
-        y_TD, expert_TK, weight_TK, scores_TE = mixture_step(x_TD, router, experts, None)
-    elif len(x_TD) <= _ROUTED_BY_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, router[0], *experts):
-        from tandem.ops.triton.mixture import choose
+    if not by_choice and len(x_TD) <= _SOME_OF_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, *experts):
         from tandem.ops.triton.mixture import mixture_step as triton_step
 
-        if len(x_TD) <= _SOME_OF_A_GPU:
-            return triton_step(x_TD, router, experts, shared)
-        expert_TK, weight_TK, scores_TE = choose(x_TD, *router)
-        y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
-    else:
-        expert_TK, weight_TK, scores_TE = route(x_TD, *router)
-        y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
-    if shared:
-        y_TD = y_TD + linear(swiglu(linear(x_TD, shared[0])), shared[1])
+        return triton_step(x_TD, router, experts, shared)
+    shared_TD = linear(swiglu(linear(x_TD, shared[0])), shared[1]) if shared else None
+    if by_choice:
+        y_TD, expert_TK, weight_TK, scores_TE = mixture_step(x_TD, router, experts, None)
+        return y_TD if shared_TD is None else y_TD + shared_TD, expert_TK, weight_TK, scores_TE
+    expert_TK, weight_TK, scores_TE = _choose(x_TD, *router)
+    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts, plus_TD=shared_TD)
     return y_TD, expert_TK, weight_TK, scores_TE
+
+
+def _choose(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    if len(x_TD) <= _ROUTED_BY_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, weight_ED):
+        from tandem.ops.triton.mixture import choose
+
+        return choose(x_TD, weight_ED, bias_E, top_k)
+    return route(x_TD, weight_ED, bias_E, top_k)
 
 
 def routed_experts(
@@ -100,10 +103,12 @@ def routed_experts(
     gate_up_EDF: Tensor,
     down_EFD: Tensor,
     activation: Callable[[Tensor], Tensor] = swiglu,
+    plus_TD: Tensor | None = None,
 ) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:
+        plus_TD: added to it, as what an expert gives that is always on.
         gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F), or one, (E, D, F), for an activation
             without a gate; down_EFD: (E, F, D).
     Returns:
@@ -111,8 +116,11 @@ def routed_experts(
     """
     ends, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0], triton_for(x_TD, weight_TK))
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
+    if activation is swiglu and isinstance(ends, Tensor) and _has_gated_product(x_TD, gate_up_EDF, down_EFD):
+        rows_RD = _GatedExperts.apply(rows_RD, gate_up_EDF.to(x_TD.dtype), down_EFD.to(x_TD.dtype), ends)
+        return _Combine.apply(rows_RD, place_TK, weight_TK, plus_TD)
     hidden_RF = activation(grouped_matmul(rows_RD, gate_up_EDF, ends))
-    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK)
+    return _Combine.apply(grouped_matmul(hidden_RF, down_EFD, ends), place_TK, weight_TK, plus_TD)
 
 
 def _sort_by_expert(expert_TK: Tensor, experts: int, triton: bool) -> tuple[list[int] | Tensor, Tensor | None, Tensor]:
@@ -158,37 +166,45 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """y_t = Σ_k weight[t, k] · rows[place[t, k]], summed in the weights' dtype."""
+    """y_t = plus_t + Σ_k weight[t, k] · rows[place[t, k]], summed in the weights' dtype."""
 
     @staticmethod
-    def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor):  # noqa: ANN001, ANN205
+    def forward(ctx, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor, plus_TD: Tensor | None):  # noqa: ANN001, ANN205
         ctx.save_for_backward(rows_RD, place_TK, weight_TK)
-        return _gather_sum(rows_RD, place_TK, weight_TK)
+        ctx.has_plus = plus_TD is not None
+        return _gather_sum(rows_RD, place_TK, weight_TK, plus_TD)
 
     @staticmethod
     def backward(ctx, grad_TD: Tensor):  # noqa: ANN001, ANN205
-        rows_RD, place_TK, weight_TK = ctx.saved_tensors
-        given = (grad_TD, rows_RD, place_TK, weight_TK)
-        if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
-            d_rows_RD, d_weight_TK = cpu_scatter_gradient(*given)
-            return d_rows_RD, None, d_weight_TK
-        if triton_for(rows_RD, weight_TK):
-            from tandem.ops.triton.experts import scatter_gradient
-
-            d_rows_RD, d_weight_TK = scatter_gradient(*given)
-            return d_rows_RD, None, d_weight_TK
-        d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
-        d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
-        return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), None, d_weight_TK
+        d_rows_RD, d_weight_TK = _scatter_gradient(grad_TD, *ctx.saved_tensors)
+        return d_rows_RD, None, d_weight_TK, grad_TD if ctx.has_plus else None
 
 
-def _gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
-    if kernels_for(rows_RD) and (weight_TK is None or weight_TK.dtype == torch.float32):
-        return cpu_gather_sum(rows_RD, place_TK, weight_TK)
+def _scatter_gradient(grad_TD: Tensor, rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
+    given = (grad_TD, rows_RD, place_TK, weight_TK)
+    if kernels_for(rows_RD) and weight_TK.dtype == torch.float32:
+        return cpu_scatter_gradient(*given)
     if triton_for(rows_RD, weight_TK):
+        from tandem.ops.triton.experts import scatter_gradient
+
+        return scatter_gradient(*given)
+    d_weight_TK = (rows_RD[place_TK] * grad_TD[:, None]).sum(-1, dtype=weight_TK.dtype)
+    d_TKD = (grad_TD[:, None] * weight_TK[..., None]).to(rows_RD.dtype)
+    return torch.zeros_like(rows_RD).index_copy_(0, place_TK.flatten(), d_TKD.flatten(0, 1)), d_weight_TK
+
+
+def _gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None, plus_TD: Tensor | None = None) -> Tensor:
+    if triton_for(rows_RD, weight_TK, plus_TD):
         from tandem.ops.triton.experts import gather_sum
 
-        return gather_sum(rows_RD, place_TK, weight_TK)
+        return gather_sum(rows_RD, place_TK, weight_TK, plus_TD)
+    y_TD = _plain_gather_sum(rows_RD, place_TK, weight_TK)
+    return y_TD if plus_TD is None else y_TD + plus_TD
+
+
+def _plain_gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
+    if kernels_for(rows_RD) and (weight_TK is None or weight_TK.dtype == torch.float32):
+        return cpu_gather_sum(rows_RD, place_TK, weight_TK)
     rows_TKD = rows_RD[place_TK]
     return (rows_TKD if weight_TK is None else rows_TKD * weight_TK[..., None]).sum(1).to(rows_RD.dtype)
 
@@ -225,6 +241,38 @@ class _GroupedMatmul(torch.autograd.Function):
         for expert, rows in _spans(ctx.ends):
             torch.mm(x_RD[rows].t(), grad_RF[rows], out=grad_w_EDF[expert])
         return _grouped(grad_RF, w_EDF.mT, ctx.ends), grad_w_EDF, None
+
+
+class _GatedExperts(torch.autograd.Function):
+    """down(swiglu(gate_up(rows))) of rows sorted by expert, by kernels of our own; PyTorch's are faster for the weights' gradients."""
+
+    @staticmethod
+    def forward(ctx, x_RD: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor, ends_E: Tensor):  # noqa: ANN001, ANN205
+        from tandem.ops.triton.grouped import gated_product, product
+
+        keep = any(ctx.needs_input_grad)
+        both_RF, hidden_RF = gated_product(x_RD, gate_up_EDF, ends_E, keep)
+        ctx.save_for_backward(x_RD, gate_up_EDF, down_EFD, ends_E, both_RF, hidden_RF)
+        return product(hidden_RF, down_EFD, ends_E)
+
+    @staticmethod
+    def backward(ctx, grad_RD: Tensor):  # noqa: ANN001, ANN205
+        from tandem.ops.triton.grouped import product_turned
+        from tandem.ops.triton.pointwise import swiglu_gradient
+
+        x_RD, gate_up_EDF, down_EFD, ends_E, both_RF, hidden_RF = ctx.saved_tensors
+        grad_RD = grad_RD.contiguous()
+        d_both_RF = swiglu_gradient(product_turned(grad_RD, down_EFD, ends_E), both_RF)
+        d_gate_up_EDF = F.grouped_mm(x_RD.t(), d_both_RF, offs=ends_E)
+        d_down_EFD = F.grouped_mm(hidden_RF.t(), grad_RD, offs=ends_E)
+        return product_turned(d_both_RF, gate_up_EDF, ends_E), d_gate_up_EDF, d_down_EFD, None
+
+
+def _has_gated_product(x_TD: Tensor, *matrices: Tensor) -> bool:
+    """Whether our kernels take these, and PyTorch's their gradients."""
+    from tandem.ops.triton.grouped import grouped_is_supported
+
+    return all(_has_grouped_product(x_TD, w_EDF) and grouped_is_supported(x_TD, w_EDF) for w_EDF in matrices)
 
 
 def _has_grouped_product(x_RD: Tensor, w_EDF: Tensor) -> bool:

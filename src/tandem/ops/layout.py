@@ -241,12 +241,12 @@ class FixedLayout(SequenceLayout):
             self._kept[key] = make, self._sent(make(self.lengths)).to(self.device, non_blocking=True)
         return self._kept[key][1]
 
-    @property
+    @cached_property
     def index_T(self) -> Tensor:
         """Place of each token inside its document, from 0."""
         return self.kept("index", _index)
 
-    @property
+    @cached_property
     def position_T(self) -> Tensor:
         """The same: no document was read before."""
         return self.index_T
@@ -256,7 +256,7 @@ class FixedLayout(SequenceLayout):
         """Where each document begins, and where the last one ends: S + 1 numbers, int32."""
         return self.kept("bounds", _bounds)
 
-    @property
+    @cached_property
     def is_step(self) -> bool:
         """False: this is no layout of decoding."""
         return False
@@ -265,7 +265,7 @@ class FixedLayout(SequenceLayout):
     def _kept(self) -> dict[Hashable, tuple[Callable[[tuple[int, ...]], Tensor], Tensor]]:
         return {}
 
-    @property
+    @cached_property
     def chunk_counts(self) -> tuple[int, ...]:
         """Not kept, and so an error."""
         raise NotKeptError("an op that has no kernel for these shapes reads more of the layout than a graph may keep")

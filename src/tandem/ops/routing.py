@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_MANY = 256  # tokens: with fewer of them the launches of a product in parts take longer than the product
+
 
 class RoutingRule(NamedTuple):
     """How scores of experts become choices and weights.
@@ -40,7 +42,7 @@ def route(
     Returns:
         expert_TK, the chosen experts; weight_TK, how much each counts, see `route_weights`; scores_TE.
     """
-    logits_TE = x_TD.to(weight_ED.dtype) @ weight_ED.t()
+    logits_TE = _logits(x_TD, weight_ED)
     scores_TE = torch.sigmoid(logits_TE) if rule.scores == "sigmoid" else torch.softmax(logits_TE, dim=-1)
     ranked_TE = (scores_TE if bias_E is None else scores_TE + bias_E).detach()
     if rule.top_groups < rule.groups:
@@ -56,6 +58,49 @@ def route_weights(scores_TE: Tensor, expert_TK: Tensor, rule: RoutingRule = SOFT
         # 1e-20: sigmoids may all underflow to 0
         weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
     return weight_TK if rule.scale == 1 else weight_TK * rule.scale
+
+
+def _logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """X Wᵀ in the weight's dtype."""
+    split = x_TD.is_cuda and x_TD.dtype == torch.bfloat16 and weight_ED.dtype == torch.float32
+    if split and len(x_TD) >= _MANY:
+        return SplitProduct.apply(x_TD, weight_ED)
+    return x_TD.to(weight_ED.dtype) @ weight_ED.t()
+
+
+class SplitProduct(torch.autograd.Function):
+    """X Wᵀ of a bfloat16 x and a float32 W on tensor cores, as accurate as in float32.
+
+    A float32 number is the sum of three of bfloat16; products of bfloat16 are exact in float32, in which they are summed. x is
+    never widened, neither now nor for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, weight_ED: Tensor):  # noqa: ANN001, ANN205
+        parts = _three_parts(weight_ED)
+        ctx.save_for_backward(x_TD, *parts)
+        return _wide_product(x_TD, torch.cat(parts).t()).unflatten(1, (3, -1)).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad_TE: Tensor):  # noqa: ANN001, ANN205
+        x_TD, high_ED, middle_ED, _ = ctx.saved_tensors
+        high_TE, middle_TE, low_TE = _three_parts(grad_TE)
+        # x's gradient is rounded to bfloat16, so that what is below two parts of each does not count.
+        d_x_TD = torch.cat([high_TE, middle_TE, high_TE], 1) @ torch.cat([high_ED, high_ED, middle_ED])
+        d_weight = _wide_product(torch.cat([high_TE, middle_TE, low_TE], 1).t(), x_TD)
+        return d_x_TD, d_weight.unflatten(0, (3, -1)).sum(0)
+
+
+def _three_parts(wide: Tensor) -> list[Tensor]:
+    parts = []
+    for _ in range(3):
+        parts.append(wide.bfloat16())
+        wide = wide - parts[-1].float()
+    return parts
+
+
+def _wide_product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
 def _within_best_groups(ranked_TE: Tensor, groups: int, top_groups: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Generation on a GPU beside transformers' GraniteMoeHybrid of one shape: 64 tokens after 128, greedy. Start at `measure_decoding`.
 
 First it is checked that the tokens of our captured steps are those of steps launched one by one, and how far below the best
-any of them is by a forward pass in float32 without our kernels. Then both sides generate in turn, prefill included.
+any of them is by a forward pass in float32 without our kernels, with the same experts. Then both sides generate in turn, prefill included.
 
 Shapes: S sequences, T tokens, V vocabulary.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tandem.nn import HybridLM, ModelConfig, MoEConfig, SequenceLayout
 from tandem.ops.triton.support import without_triton
@@ -107,15 +108,34 @@ def step_bytes(shape: ModelConfig, batch: int, value_bytes: int = 2) -> float:
     return weights * value_bytes + batch * (2 * state.ssm_per_sequence + read)
 
 
-def shortfall(model: HybridLM, prompt: list[int], new: list[int]) -> float:
-    """How far any greedy token is below the best by a forward pass in float32 without our kernels, in σ of the logits."""
+def shortfall(model: HybridLM, prompts: list[list[int]], rows: list[list[int]]) -> float:
+    """How far any greedy token of the first row is below the best by a forward pass in float32 without our kernels, in σ of its logits.
+
+    That pass sends tokens to the experts that they went to: which of two nearly equal ones is chosen decides rounding, and
+    turns all logits behind it.
+    """
     exact, device = copy.deepcopy(model).float(), model.embedding.device
-    tokens = [*prompt, *new[:-1]]
-    layout = SequenceLayout.from_lengths([len(tokens)], chunk=model.config.chunk, device=device)
-    with torch.inference_mode(), without_triton():
-        logits_TV = exact(torch.tensor(tokens, device=device), layout)[len(prompt) - 1 :]
+    prompt, new = prompts[0], rows[0]
+    layout = SequenceLayout.from_lengths([len(prompt) + len(new) - 1], chunk=model.config.chunk, device=device)
+    with torch.inference_mode():
+        routes = _routes_of_the_first(model, prompts, rows)
+        with without_triton():
+            logits_TV = exact(torch.tensor([*prompt, *new[:-1]], device=device), layout, routes=routes)[
+                len(prompt) - 1 :
+            ]
     chosen_T = logits_TV.gather(1, torch.tensor(new, device=device)[:, None])[:, 0]
     return float(((logits_TV.amax(1) - chosen_T) / logits_TV.std(1)).max())
+
+
+def _routes_of_the_first(model: HybridLM, prompts: list[list[int]], rows: list[list[int]]) -> list[Tensor]:
+    """Experts of each layer, (T, K), that the tokens of the first sequence go to while all are generated."""
+    state = model.new_state(len(prompts))
+    parts = []
+    for fed in (prompts, *([[row[place]] for row in rows] for place in range(len(rows[0]) - 1))):
+        tokens_T = torch.tensor([k for ids in fed for k in ids], device=state.device)
+        _, aux = model.hidden(tokens_T, state.layout([len(ids) for ids in fed]), state)
+        parts.append([route_TK[: len(fed[0])] for route_TK in aux.routes])
+    return [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
 
 
 def random_model(shape: ModelConfig, device: str) -> HybridLM:
@@ -152,7 +172,7 @@ def _measured(model: HybridLM, peer: Callable[[list[list[int]]], Any] | None, ba
         first=tuple(first),
         peer=tuple(theirs),
         same=sum(a == b for a, b in zip(rows, plain, strict=True)),
-        behind=shortfall(model, prompts[0], rows[0]),
+        behind=shortfall(model, prompts, rows),
         step_bytes=step_bytes(model.config, batch),
     )
 

@@ -1,7 +1,9 @@
 """Training on a GPU beside transformers' GraniteMoeHybrid of one shape: whole steps on the same tokens. Start at `measure_training`.
 
-Both sides keep float32 weights, compute in bfloat16 and clip; AdamW is fused on both. Ours runs as `fit` runs it. First it
-is checked that our step captured as CUDA graphs gives the losses of the step issued call by call.
+Both sides compute in bfloat16 and clip; AdamW is fused on both. Ours keeps float32 weights and runs as `fit` runs it, with
+AdamW's moments in float32 and in bfloat16. The peer runs under autocast with float32 weights, where that fits into memory, and
+with everything in bfloat16. It is also checked that our step captured as CUDA graphs gives the losses of one issued call by
+call.
 
     MFU = 3 · (forward operations of a token) · tokens per second / operations per second of the chip
 
@@ -15,8 +17,8 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,10 +31,11 @@ from tandem.train import CapturedStep, LanguageModelTask, OptimizerConfig, Train
 
 ROWS, ROW_TOKENS = 4, 2048
 DATASHEET = 989.4e12  # dense bf16 operations a second of an H100 or H200 (SXM)
-_BATCHES, _WARM_UP, _STEPS, _CHECKED = 8, 4, 16, 4
+_BATCHES, _WARM_UP, _RUNS, _STEPS, _CHECKED = 8, 4, 7, 5, 4
 _CONFIG = TrainConfig(precision="bfloat16", optimizer=OptimizerConfig(lr=1e-4))
 
-Step = Callable[[Batch], float]
+Step = Callable[[Batch], Tensor]
+"""Trains on a batch; returns its loss, without waiting for more of it than the step itself needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +43,7 @@ class Training:
     """Steps of one side.
 
     Attributes:
-        seconds: of each step, from its batch on the CPU to moved weights.
+        seconds: of a step, from batches on the CPU to moved weights: means of a few steps each.
         memory: bytes that the process had reserved at most.
     """
 
@@ -56,6 +59,8 @@ class Training:
 
     def cells(self, ceiling: float) -> list[str]:
         """Name, ms a step with its range, tokens/s, utilization by the measured ceiling and by the datasheet, memory."""
+        if not self.seconds:
+            return [self.name, "out of memory", *["–"] * 4]
         milliseconds = sorted(1e3 * s for s in self.seconds)
         spread = f"{statistics.median(milliseconds):.1f} ({milliseconds[0]:.1f}–{milliseconds[-1]:.1f})"
         reached = self.operations * self.speed
@@ -87,7 +92,7 @@ def captured_error(shape: ModelConfig, device: str) -> float:
     for make in (plain_step, captured_step):
         torch.manual_seed(0)
         step = make(shape, device)
-        losses.append([step(batch) for batch in batches])
+        losses.append([float(step(batch)) for batch in batches])
         del step
         free()
     return max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
@@ -96,28 +101,36 @@ def captured_error(shape: ModelConfig, device: str) -> float:
 def measure_training(device: str = "cuda") -> list[Training]:
     """Ours, the peer where transformers is installed, and ours again, each after the memory of the one before is free.
 
+    A side that does not fit into memory has no seconds.
+
     Raises:
         ValueError: there is no such device.
     """
     if device != "cuda" or not torch.cuda.is_available():
         raise ValueError(f"device={device!r} cannot be timed; run on a machine with an NVIDIA GPU, with --device cuda")
-    sides: list[tuple[str, Callable[[], Step]]] = [("Tandem", lambda: captured_step(GRANITE, device))]
+    sides: dict[str, Callable[[], Step]] = {
+        "Tandem": lambda: captured_step(GRANITE, device),
+        "Tandem, bfloat16 moments": lambda: captured_step(GRANITE, device, moments="bfloat16"),
+    }
     if importlib.util.find_spec("transformers") is not None:
-        sides.append(("transformers", lambda: peer_step(GRANITE, device)))
-        sides.append(sides[0])
+        sides["transformers, autocast"] = lambda: peer_step(GRANITE, device, narrow=False)
+        sides["transformers, all in bfloat16"] = lambda: peer_step(GRANITE, device, narrow=True)
+        sides["Tandem, again"] = sides["Tandem"]
     batches = token_batches(GRANITE, _BATCHES, [ROW_TOKENS] * ROWS)
-    return [_timed(name, make, batches) for name, make in sides]
+    return [_timed(name, make, batches) for name, make in sides.items()]
 
 
-def captured_step(shape: ModelConfig, device: str) -> Step:
+def captured_step(shape: ModelConfig, device: str, moments: Literal["float32", "bfloat16"] = "float32") -> Step:
     """Our step as `fit` runs it on a GPU."""
-    task = LanguageModelTask(_model(shape, device), _CONFIG)
-    step = CapturedStep(task, build_optimizer(task.param_groups(_CONFIG.optimizer), _CONFIG.optimizer), _CONFIG)
+    config = replace(_CONFIG, optimizer=replace(_CONFIG.optimizer, moments=moments))
+    task = LanguageModelTask(_model(shape, device), config)
+    step = CapturedStep(task, build_optimizer(task.param_groups(config.optimizer), config.optimizer), config)
 
-    def run(batch: Batch) -> float:
+    def run(batch: Batch) -> Tensor:
         values, norm = step.backward([batch])
+        loss = values["loss"].clone()
         step.finish(norm, accepted=True)
-        return float(values["loss"])
+        return loss
 
     return run
 
@@ -127,34 +140,36 @@ def plain_step(shape: ModelConfig, device: str) -> Step:
     task = LanguageModelTask(_model(shape, device), _CONFIG)
     optimizer = build_optimizer(task.param_groups(_CONFIG.optimizer), _CONFIG.optimizer)
 
-    def run(batch: Batch) -> float:
+    def run(batch: Batch) -> Tensor:
         values = task.step(batch)
         values["objective"].backward()
         clip_gradients(list(task.module.parameters()), _CONFIG.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return float(values["loss"].detach())
+        return values["loss"].detach()
 
     return run
 
 
-def peer_step(shape: ModelConfig, device: str) -> Step:
-    """GraniteMoeHybrid of transformers under autocast."""
+def peer_step(shape: ModelConfig, device: str, *, narrow: bool) -> Step:
+    """GraniteMoeHybrid of transformers: under autocast, or `narrow`, with weights and AdamW in bfloat16."""
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     with torch.device(device):
         model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape)).train()
+    if narrow:
+        model.bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_CONFIG.optimizer.lr, fused=True)
 
-    def run(batch: Batch) -> float:
+    def run(batch: Batch) -> Tensor:
         tokens = batch.tokens_T.view(ROWS, -1).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=not narrow):
             loss: Tensor = model(input_ids=tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss.detach())
+        return loss.detach()
 
     return run
 
@@ -174,16 +189,21 @@ def _model(shape: ModelConfig, device: str) -> HybridLM:
 
 def _timed(name: str, make: Callable[[], Step], batches: list[Batch]) -> Training:
     free()
-    step = make()
-    seconds = []
-    for number in range(_WARM_UP + _STEPS):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step(batches[number % len(batches)])
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
+    seconds: list[float] = []
+    try:
+        step = make()
+        for batch in batches[:_WARM_UP]:
+            step(batch)
+        for number in range(_RUNS):
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            for place in range(_STEPS):
+                step(batches[(number + place) % len(batches)])
+            torch.cuda.synchronize()
+            seconds.append((time.perf_counter() - begin) / _STEPS)
+    except torch.OutOfMemoryError:
+        seconds.clear()
     memory = torch.cuda.max_memory_reserved()
-    del step
+    step = None
     free()
-    operations = operations_per_token()
-    return Training(name=name, seconds=tuple(seconds[_WARM_UP:]), memory=memory, operations=operations)
+    return Training(name=name, seconds=tuple(seconds), memory=memory, operations=operations_per_token())

@@ -193,7 +193,9 @@ def lengths_figure(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure
         for field, label, style in (("both", "forward + backward", "-"), ("forward", "forward", (0, (4, 2)))):
             of_layer = [row for row in rows if row["layer"] == layer]
             points = column(of_layer, "length"), column(of_layer, field)
-            axes.plot(*points, color=color, linewidth=1.8, linestyle=style, marker="o", markersize=4, label=f"{name}, {label}")
+            axes.plot(
+                *points, color=color, linewidth=1.8, linestyle=style, marker="o", markersize=4, label=f"{name}, {label}"
+            )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.tick_params(which="minor", length=0, labelsize=9, labelcolor=MUTED)

@@ -45,7 +45,7 @@ class CapturedStep:
     def __init__(self, task: Replayable, optimizer: AdamW, config: TrainConfig) -> None:
         self.task, self.optimizer, self.limit = task, optimizer, config.clip_norm
         self.narrow = NarrowCopies(task.module, task.matrices())
-        trained = _trained(optimizer, self.narrow)
+        trained = _trained(optimizer, self.narrow, getattr(torch, config.optimizer.moments))
         self._adamw = AdamWPass(trained, config.optimizer.betas, config.optimizer.eps)
         self._owners = [t.parameter if t.narrow is None else t.narrow for t in trained]
         self._steps = [optimizer.state[t.parameter]["step"] for t in trained]
@@ -77,7 +77,7 @@ class CapturedStep:
         factor = 1.0 if self.limit is None else min(1.0, self.limit / (norm + 1e-6))  # as clip_grads_with_norm_
         self._count += 1
         self._adamw.step(gradients, self._rates(), factor, self._count)
-        torch._foreach_add_(self._steps, 1.0)
+        torch._foreach_add_(self._steps, 1.0)  # pyright: ignore[reportPrivateImportUsage] # as torch.optim does
 
     def _rates(self) -> Tensor:
         """Learning rate and decay of each group; from page-locked memory, so that the CPU goes on meanwhile."""
@@ -182,8 +182,11 @@ class NarrowCopies:
                 owner._parameters[name] = parameter
 
 
-def _trained(optimizer: AdamW, narrow: NarrowCopies) -> list[Trained]:
-    """The optimizer's parameters with their state, which is made where there is none yet, as AdamW makes it."""
+def _trained(optimizer: AdamW, narrow: NarrowCopies, moments: torch.dtype) -> list[Trained]:
+    """The optimizer's parameters with their state, which is made where there is none yet, as AdamW makes it.
+
+    A state that was loaded is in float32 even if it was saved in bfloat16; narrowing it again is exact.
+    """
     trained = []
     for number, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
@@ -191,6 +194,7 @@ def _trained(optimizer: AdamW, narrow: NarrowCopies) -> list[Trained]:
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].to(moments), state["exp_avg_sq"].to(moments)
             copy = narrow.of.get(parameter)
             trained.append(Trained(parameter, state["exp_avg"], state["exp_avg_sq"], copy, number))
     return trained

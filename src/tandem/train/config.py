@@ -18,6 +18,8 @@ class OptimizerConfig:
         weight_decay: for matrices only; norms, biases, `A_log`, `dt_bias` and `D` are never decayed.
         expert_lr_factor: learning rate of routed experts relative to the rest. An expert sees only its share of a
             batch; Hunyuan-Large (arXiv 2411.02265) uses 0.31 when 1 token in 16 reaches an expert.
+        moments: format of AdamW's running means. bfloat16 halves their memory and a third of AdamW's time, as in
+            DeepSeek-V3 (arXiv 2412.19437 §3.3.3); only the captured step of a GPU (`train.graphs`) has it.
     """
 
     lr: float = 1e-3
@@ -25,6 +27,7 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     eps: float = 1e-8
     expert_lr_factor: float = 1.0
+    moments: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"train.optimizer.lr={self.lr} is not above 0; try 1e-3")
@@ -39,6 +42,10 @@ class OptimizerConfig:
         _require(
             self.expert_lr_factor > 0,
             f"train.optimizer.expert_lr_factor={self.expert_lr_factor} is not above 0; use 1.0 to treat experts alike",
+        )
+        _require(
+            self.moments in ("float32", "bfloat16"),
+            f"train.optimizer.moments={self.moments!r} is not known; use float32 or bfloat16",
         )
 
 
@@ -153,7 +160,11 @@ class TrainConfig:
             self.max_seconds is None or self.max_seconds > 0,
             f"train.max_seconds={self.max_seconds} is not above 0; use None for no limit",
         )
-        for name, choices in (("precision", ("float32", "bfloat16")), ("compile", ("auto", "on", "off")), ("graphs", ("auto", "off"))):
+        for name, choices in (
+            ("precision", ("float32", "bfloat16")),
+            ("compile", ("auto", "on", "off")),
+            ("graphs", ("auto", "off")),
+        ):
             value = getattr(self, name)
             _require(value in choices, f"train.{name}={value!r} is not known; use {' or '.join(choices)}")
         self._check_schedule()

@@ -17,6 +17,7 @@ from tandem.train.optimizer import param_groups
 
 _FEWEST_DOCUMENTS = 16  # that a held batch has room for: an empty one costs next to nothing
 
+
 class LanguageModelTask:
     """Next-token prediction with a `HybridLM`.
 

@@ -75,6 +75,11 @@ def _train(run: Run, stop: StopRequest, log: RunLog) -> Reason:
 def _step_of(run: Run) -> "PlainStep | CapturedStep":
     if may_capture(run.task, run.parameters, run.config):
         return CapturedStep(cast(Replayable, run.task), run.optimizer, run.config)
+    if run.config.optimizer.moments != "float32":
+        raise ValueError(
+            f"train.optimizer.moments={run.config.optimizer.moments} needs the captured step, which needs a GPU, "
+            "train.graphs=auto, train.precision=bfloat16 and train.accumulate=1; use moments=float32"
+        )
     return PlainStep(run)
 
 

@@ -26,7 +26,9 @@ def test_three_steps_equal_those_of_torch(device: str, narrow: bool, kernel: boo
     monkeypatch.setattr(adamw, "triton_for", lambda *_: kernel)
     trained = tensors(device, narrow)
     exact = [torch.nn.Parameter(t.parameter.double()) for t in trained]
-    groups = [{"params": exact[g::2], "lr": lr, "weight_decay": w} for g, (lr, w) in enumerate([(1e-2, 0.1), (3e-3, 0)])]
+    groups = [
+        {"params": exact[g::2], "lr": lr, "weight_decay": w} for g, (lr, w) in enumerate([(1e-2, 0.1), (3e-3, 0)])
+    ]
     torch_adamw = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
     ours = AdamWPass(trained, BETAS, EPS)
     rates = torch.tensor([[1e-2, 0.1], [3e-3, 0]], device=device)
@@ -47,6 +49,25 @@ def test_three_steps_equal_those_of_torch(device: str, narrow: bool, kernel: boo
             # Triton's interpreter cuts digits off where a GPU rounds.
             rtol = 2**-7 if kernel and device == "cpu" else 0
             torch.testing.assert_close(have.narrow, have.parameter.bfloat16(), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_moments_in_bfloat16_follow_those_in_float32(device: str, kernel: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adamw, "triton_for", lambda *_: kernel)
+    wide, narrow = tensors(device, narrow=False), tensors(device, narrow=False)
+    narrow = [t._replace(mean=t.mean.bfloat16(), square=t.square.bfloat16()) for t in narrow]
+    passes = [AdamWPass(trained, BETAS, EPS) for trained in (wide, narrow)]
+    rates = torch.tensor([[1e-2, 0.0], [3e-3, 0.0]], device=device)
+    before = [t.parameter.clone() for t in wide]
+    for count in range(1, 6):
+        gradients = [torch.randn_like(t.parameter) for t in wide]
+        for ours in passes:
+            ours.step(Gradients(ours, gradients), rates, 1.0, count)
+    for have, want, start in zip(narrow, wide, before, strict=True):
+        assert have.mean.dtype == torch.bfloat16
+        moved = want.parameter - start
+        assert (have.parameter - want.parameter).norm() <= 3e-2 * moved.norm()  # a tensor of one element among them
+        torch.testing.assert_close(have.square.float(), want.square, rtol=3e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", [False, True])

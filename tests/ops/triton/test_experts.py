@@ -37,6 +37,8 @@ def test_moves_rows_there_and_back(tokens: int, top_k: int, width: int, device: 
     y.backward(x.double())
     torch.testing.assert_close(kernels.gather_sum(rows, place, weight).double(), y, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(kernels.gather_sum(rows, place, None), rows[place].sum(1))
+    plus = torch.randn_like(y.to(rows.dtype))
+    torch.testing.assert_close(kernels.gather_sum(rows, place, weight, plus).double(), y + plus, atol=1e-6, rtol=1e-5)
     d_rows, d_weight = kernels.scatter_gradient(x, rows, place, weight)
     torch.testing.assert_close(d_rows.double(), exact_rows.grad, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(d_weight.double(), exact_weight.grad, atol=1e-4, rtol=1e-5)

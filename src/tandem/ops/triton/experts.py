@@ -45,13 +45,14 @@ def scatter_rows(x_TD: Tensor, place_TK: Tensor) -> Tensor:
     return rows_RD
 
 
-@opaque(lambda rows, place, weight: rows.new_empty(place.shape[0], rows.shape[1]))
-def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None) -> Tensor:
-    """y_t = Σ_k weight[t, k] · rows[place[t, k]], in rows' dtype; a plain sum without weights. No gradients."""
+@opaque(lambda rows, place, *_: rows.new_empty(place.shape[0], rows.shape[1]))
+def gather_sum(rows_RD: Tensor, place_TK: Tensor, weight_TK: Tensor | None, plus_TD: Tensor | None = None) -> Tensor:
+    """y_t = plus_t + Σ_k weight[t, k] · rows[place[t, k]], in rows' dtype; a plain sum without weights. No gradients."""
     y_TD = rows_RD.new_empty(len(place_TK), rows_RD.shape[1])
     grid, tile = _tiles(y_TD, place_TK)
     weight = None if weight_TK is None else weight_TK.contiguous()
-    _gather[grid](rows_RD.contiguous(), place_TK, weight, y_TD, *y_TD.shape, WEIGHTED=weight is not None, **tile)
+    plus = None if plus_TD is None else plus_TD.contiguous()
+    _gather[grid](rows_RD.contiguous(), place_TK, weight, plus, y_TD, *y_TD.shape, WEIGHTED=weight is not None, **tile)
     return y_TD
 
 
@@ -118,18 +119,23 @@ def _scatter(x, place, rows, T, D, K: tl.constexpr, BT: tl.constexpr, BD: tl.con
 
 @no_type_check
 @triton.jit
-def _gather(rows, place, weight, y, T, D, WEIGHTED: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
+def _gather(
+    rows, place, weight, plus, y, T, D, WEIGHTED: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr
+):
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     mask = (t < T)[:, None] & (d < D)[None, :]
+    at = t.to(tl.int64)[:, None] * D + d[None, :]
     total = tl.zeros((BT, BD), tl.float32)
+    if plus is not None:
+        total += tl.load(plus + at, mask=mask, other=0.0).to(tl.float32)
     for k in tl.static_range(K):
         r = tl.load(place + t * K + k, mask=t < T, other=0)
         row = tl.load(rows + r[:, None] * D + d[None, :], mask=mask, other=0.0).to(tl.float32)
         if WEIGHTED:
             row *= tl.load(weight + t * K + k, mask=t < T, other=0.0).to(tl.float32)[:, None]
         total += row
-    tl.store(y + t.to(tl.int64)[:, None] * D + d[None, :], total, mask=mask)
+    tl.store(y + at, total, mask=mask)
 
 
 @no_type_check

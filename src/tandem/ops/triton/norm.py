@@ -118,9 +118,9 @@ def _add_norm(
 ) -> tuple[Tensor, Tensor]:
     sum_TD, normed_TD = _sum_and_norm(x_TD, y_TD, scale, weight_D, eps, dtype)
     if x_TD.numel():
-        (T, D, *_), tile = _sizes(x_TD, None, eps, 1)
+        (T, D), form = _add_sizes(x_TD)
         given = (x_TD, y_TD, weight_D.contiguous(), sum_TD, normed_TD, T, D, scale, eps)
-        _add_forward[ceil_div(T, tile["BT"]),](*given, BT=tile["BT"], BD=tile["BD"], num_warps=tile["num_warps"])
+        _add_forward[ceil_div(T, form["BT"]),](*given, **form)
     return sum_TD, normed_TD
 
 
@@ -142,13 +142,12 @@ def _add_norm_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of y in `dtype`, and of the weight."""
     dx_TD, dy_TD = _like(sum_TD), torch.empty(sum_TD.shape, dtype=dtype, device=sum_TD.device)
-    (T, D, *_), tile = _sizes(sum_TD, None, eps, 1)
-    programs = min(_PROGRAMS, ceil_div(T, tile["BT"]))
+    (T, D), form = _add_sizes(sum_TD)
+    programs = min(_PROGRAMS, ceil_div(T, form["BT"]))
     partial = torch.empty(programs, D, dtype=torch.float32, device=sum_TD.device)
     d_sum = None if d_sum_TD is None else d_sum_TD.contiguous()
     given = (sum_TD, weight_D.contiguous(), d_normed_TD.contiguous(), d_sum, dx_TD, dy_TD, partial, T, D, scale, eps)
     if sum_TD.numel():
-        form = {"BT": tile["BT"], "BD": tile["BD"], "num_warps": tile["num_warps"]}
         _add_backward[programs,](*given, ADDED=d_sum is not None, **form)
     return dx_TD, dy_TD, partial.sum(0).to(weight_D.dtype)
 
@@ -156,6 +155,11 @@ def _add_norm_gradient(
 def _as_rows(t: Tensor) -> Tensor:
     rows = t if t.ndim == 2 else t.reshape(-1, t.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _add_sizes(x_TD: Tensor) -> tuple[torch.Size, dict[str, Any]]:
+    _, tile = _sizes(x_TD, None, 0.0, 1)
+    return x_TD.shape, {name: tile[name] for name in ("BT", "BD", "num_warps")}
 
 
 def _sizes(x_TD: Tensor, gate_TD: Tensor | None, eps: float, groups: int) -> tuple[tuple[Any, ...], dict[str, Any]]:

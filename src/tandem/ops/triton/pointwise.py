@@ -41,7 +41,8 @@ def _swiglu(gate_up: Tensor) -> Tensor:
 
 
 @opaque(lambda dy, gate_up: torch.empty_like(gate_up))
-def _swiglu_gradient(dy: Tensor, gate_up: Tensor) -> Tensor:
+def swiglu_gradient(dy: Tensor, gate_up: Tensor) -> Tensor:
+    """Gradient of both halves from that of silu(gate) · up."""
     F = dy.shape[-1]
     d_gate_up = torch.empty_like(gate_up)
     grid, tile = _tiles(dy.numel() // F, F)
@@ -58,7 +59,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # noqa: ANN205
-        return _swiglu_gradient(dy, *ctx.saved_tensors)
+        return swiglu_gradient(dy, *ctx.saved_tensors)
 
 
 @opaque(lambda logits, *_: logits.new_empty(logits.shape[0], dtype=torch.float32), mutates=("logits_QV",))

@@ -252,8 +252,9 @@ def _problem_of(x: Tensor, B: Tensor, lengths: Sequence[int], fixed: Tensor | No
     longest, Q = _longest(lengths, x.shape[1], x.shape[2]), _chunk(x.dtype)
     if fixed is None:
         return _problem(x.shape, B.shape, x.dtype, x.device, tuple(lengths), longest)
-    tables = fixed_views(fixed, fixed_sizes(len(x), len(lengths), Q, longest))
-    return _Problem(x.dtype, x.device, len(lengths), *x.shape, *B.shape[1:], Q, tables)
+    (T, H, P), (_, G, N), S = x.shape, B.shape, len(lengths)
+    tables = fixed_views(fixed, fixed_sizes(T, S, Q, longest))
+    return _Problem(x.dtype, x.device, S, T, H, P, G, N, Q, tables)
 
 
 @lru_cache(maxsize=64)  # at small sizes a GPU waits for Python
@@ -265,9 +266,8 @@ def _problem(
     lengths: tuple[int, ...],
     longest: int,
 ) -> _Problem:
-    Q = _chunk(dtype)
-    tables = scan_tables(lengths, Q, longest, device)
-    return _Problem(dtype, device, len(lengths), *x_shape, *B_shape[1:], Q, tables)
+    (T, H, P), (_, G, N), Q = x_shape, B_shape, _chunk(dtype)
+    return _Problem(dtype, device, len(lengths), T, H, P, G, N, Q, scan_tables(lengths, Q, longest, device))
 
 
 class _Walk(NamedTuple):

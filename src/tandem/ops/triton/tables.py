@@ -45,7 +45,9 @@ def fixed_tables(lengths: tuple[int, ...], chunk: int, longest: int) -> Tensor:
     """The tables of a `FixedLayout` in one tensor on the CPU; behind them lie empty segments and chunks without flags."""
     tables = _tables(lengths, chunk, longest)
     sizes = fixed_sizes(sum(lengths), len(lengths), chunk, longest)
-    return torch.cat([F.pad(t, (0, 0, 0, size - len(t))).flatten() for t, size in zip(tables, sizes, strict=True)]).int()
+    return torch.cat(
+        [F.pad(t, (0, 0, 0, size - len(t))).flatten() for t, size in zip(tables, sizes, strict=True)]
+    ).int()
 
 
 def fixed_sizes(tokens: int, documents: int, chunk: int, longest: int) -> tuple[int, int, int]:
