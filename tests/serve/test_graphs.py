@@ -88,6 +88,11 @@ def test_other_weights_are_captured_again(make_model: Callable[..., HybridLM], c
             parameter.data = parameter.data.clone()
     assert run() == plainly(run)
     assert captured == [1, 1]
+    tokens = generate_tokens(model, prompt(3), sampling=GREEDY, max_tokens=3)
+    next(tokens)
+    model.embedding.data = model.embedding.data.clone()  # as a cast of the model does, between two tokens
+    next(tokens)
+    assert captured == [1, 1, 1]
 
 
 def test_graphs_do_not_keep_their_model(make_model: Callable[..., HybridLM], monkeypatch: pytest.MonkeyPatch):

@@ -57,6 +57,7 @@ class StepGraphs:
         self._pool: DecodePool | None = None
         self._graphs: dict[int, Run] = {}
         self._marks: _Marks | None = None
+        self._embedding = 0  # where it lies
         self._tokens_S = self._host_S = torch.empty(0, dtype=torch.int64)
         self._slots: list[int] = []  # of the live sequences, in order
         self._held: list[int] = []  # tokens that each of them holds
@@ -67,7 +68,8 @@ class StepGraphs:
         count, longest = len(state.lengths), max(state.lengths)
         if self._pool is None or self._marks is None or not self._marks.hold(model) or count > len(self._tokens_S):
             slots = _power_of_two(max(count, len(self._tokens_S)))
-            self._pool, self._graphs, self._marks = _pool(model, slots, longest, state.device), {}, _Marks(model)
+            self._mark(model)
+            self._pool = _pool(model, slots, longest, state.device)
             self._host_S = torch.zeros(slots, dtype=torch.int64, pin_memory=state.device.type == "cuda")
             self._tokens_S = self._host_S.to(state.device)
         self._reserve(longest)
@@ -93,17 +95,27 @@ class StepGraphs:
         self, model: HybridLM, tokens: Sequence[int], sampling: Sampling, generators: Sequence[torch.Generator]
     ) -> list[int]:
         """Feeds one token to each live sequence and draws the next ones."""
-        assert self._pool is not None
-        self._reserve(max(self._held) + 1)
-        slots = _power_of_two(self._slots[-1] + 1)
-        if slots not in self._graphs:
-            self._graphs[slots] = self._captured(model, slots)
-        self._host_S.numpy()[self._slots] = tokens
-        self._tokens_S.copy_(self._host_S, non_blocking=True)  # drawing waits for the device before the next one
-        logits_SV, greatest_S = self._graphs[slots]()
+        with torch.cuda.device_of(self._tokens_S):
+            step = self._step(model)
+            self._host_S.numpy()[self._slots] = tokens
+            self._tokens_S.copy_(self._host_S, non_blocking=True)  # drawing waits for the device before the next one
+            logits_SV, greatest_S = step()
         self._held = [held + 1 for held in self._held]
         rows = slice(len(self._slots)) if len(self._slots) == self._slots[-1] + 1 else self._slots
         return accepted(greatest_S[rows]) if sampling.greedy else sample(logits_SV[rows], sampling, generators)
+
+    def _step(self, model: HybridLM) -> Run:
+        """The graph of the slots in use, for one token more than they hold."""
+        self._reserve(max(self._held) + 1)
+        if self._embedding != model.embedding.data_ptr():  # the model was moved or cast since the last token
+            self._mark(model)
+        slots = _power_of_two(self._slots[-1] + 1)
+        if slots not in self._graphs:
+            self._graphs[slots] = self._captured(model, slots)
+        return self._graphs[slots]
+
+    def _mark(self, model: HybridLM) -> None:
+        self._graphs, self._marks, self._embedding = {}, _Marks(model), model.embedding.data_ptr()
 
     def _reserve(self, tokens: int) -> None:
         assert self._pool is not None
