@@ -69,7 +69,6 @@ OPTIONS = [
     (("bench", "train", "--pairs", "x"), "--pairs='x' is not a whole number; give one"),
     (("bench", "kernels"), "device='cpu' cannot time kernels; run on a machine with an NVIDIA GPU"),
     (("bench", "lengths"), "device='cpu' cannot be timed; run on a machine with an NVIDIA GPU, with --device cuda"),
-    (("bench", "decode", "--device", "cuda"), "device='cuda' is for kernels; decode is timed on cpu"),
     (("recipe", "twins", "--seeds", "0"), "seeds=0 is below 1"),
     (("report",), "RUN_DIR is missing"),
     (("report", "a", "b"), "b is unknown"),
