@@ -75,6 +75,8 @@ def captured_losses(model: HybridLM, given: list[Batch]) -> list[float]:
         values, norm = step.backward([batch])
         losses.append(float(values["loss"].detach()))
         step.finish(norm, accepted=True)
+    if model.embedding.is_cuda:  # nothing below is shown by steps that fell back
+        assert [where.replayable for where in step._classes] == [True]
     return losses
 
 
