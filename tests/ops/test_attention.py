@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
+from tandem.ops import FixedLayout, NotKeptError, SequenceLayout, cached_attention, causal_attention, rotary
 
 
 def written_out(
@@ -80,3 +80,22 @@ def test_an_amplitude_scales_what_turns():
     plain, scaled = (rotary(x, position, frequencies(8), amplitude) for amplitude in (1.0, 1.25))
     torch.testing.assert_close(scaled[..., :8], 1.25 * plain[..., :8])
     assert torch.equal(scaled[..., 8:], x[..., 8:])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_fixed_layout_attends_inside_each_document_on_a_gpu():
+    torch.manual_seed(0)
+    lengths = [70, 1, 129]
+    leaves = [torch.randn(200, heads, 64, device="cuda").bfloat16().requires_grad_() for heads in (4, 2, 2)]
+    layout = SequenceLayout.from_lengths(lengths, device="cuda")
+    fixed = FixedLayout.of(SequenceLayout.from_lengths([200], device="cuda"), 5)
+    causal_attention(*leaves, fixed, 0.2)
+    fixed.refill(lengths)
+    outcomes = []
+    for given in (fixed, layout):
+        y = causal_attention(*leaves, given, 0.2)
+        outcomes.append([y.detach(), *torch.autograd.grad(y.float().sin().sum(), leaves)])
+    for have, want in zip(*outcomes, strict=True):
+        assert (have - want).float().norm() <= 1e-2 * want.float().norm()
+    with pytest.raises(NotKeptError, match="no heads of width 64"):
+        causal_attention(*(leaf.float() for leaf in leaves), fixed)

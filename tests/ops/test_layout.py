@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.ops import SequenceLayout
+from tandem.ops import FixedLayout, NotKeptError, SequenceLayout
 
 
 @given(
@@ -37,3 +37,23 @@ def test_indices_are_those_of_the_lists(documents: list[tuple[int, int]], chunk:
 def test_wrong_lists_are_named(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         SequenceLayout.from_lengths(**arguments)
+
+
+def test_a_fixed_layout_keeps_its_tensors_and_refuses_what_does_not_fit():
+    layout = FixedLayout.of(SequenceLayout.from_lengths([5, 3]), documents=4)
+    index, bounds = layout.index_T, layout.bounds_S
+    assert (layout.tokens, layout.documents) == (8, 4)
+    layout.refill([1, 4, 3])
+    assert layout.index_T is layout.position_T is index
+    assert index.tolist() == [0, 0, 1, 2, 3, 0, 1, 2]
+    assert layout.bounds_S is bounds
+    assert bounds.tolist() == [0, 1, 5, 8, 8]
+    with pytest.raises(ValueError, match="add up to 9 tokens but the layout holds 8"):
+        layout.refill([9])
+    with pytest.raises(ValueError, match="has 5 documents but there is room for documents=4"):
+        layout.refill([1, 1, 1, 1, 4])
+    with pytest.raises(ValueError, match="text was read before"):
+        FixedLayout.of(SequenceLayout.from_lengths([2], starts=[1]), documents=2)
+    for name in ("document_T", "grid_T", "chunk_counts", "last_S", "chunk_steps"):
+        with pytest.raises(NotKeptError, match="more of the layout than a graph may keep"):
+            getattr(layout, name)

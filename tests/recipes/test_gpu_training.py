@@ -22,13 +22,25 @@ def test_the_peer_trains_on_the_same_tokens(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(gpu_training, "ROW_TOKENS", 32)
     batch = token_batches(SMALL, 1, [32] * 4)[0]
-    for narrow in (False, True):
+    shape = replace(SMALL, ffn=replace(SMALL.ffn, capacity_factor=None))
+    firsts = []
+    for count, narrow in ((4, False), (1, False), (2, True)):
         torch.manual_seed(0)
-        step = gpu_training.peer_step(
-            replace(SMALL, ffn=replace(SMALL.ffn, capacity_factor=None)), "cpu", narrow=narrow
-        )
+        step = gpu_training.peer_step(shape, "cpu", count, narrow=narrow)
         losses = [float(step(batch)) for _ in range(3)]
-        assert 3 < losses[-1] < losses[0] < 8  # nats of 320 tokens, 5.8 at first
+        assert losses[-1] < losses[0] < 8  # nats of 320 tokens, 5.8 at first
+        firsts.append(losses[0])
+    assert firsts == pytest.approx([firsts[0]] * 3, rel=2e-3)
+
+
+def test_the_peer_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch):
+    def timed(name: str, make: object, batches: object) -> Training:
+        return Training(name=name, seconds=(1.0,) if "2 rows" in name else (), memory=1, operations=1.0)
+
+    monkeypatch.setattr(gpu_training, "_timed", timed)
+    assert gpu_training._peer("cuda", [], narrow=True).name == "transformers, all in bfloat16, 2 rows at once"
+    monkeypatch.setattr(gpu_training, "ROWS", 3)
+    assert not gpu_training._peer("cuda", [], narrow=False).seconds
 
 
 def test_a_row_has_speed_utilization_and_memory():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.report import budget_figure, comparison_figure, figures
+from tandem.report import budget_figure, comparison_figure, figures, lengths_figure
 
 
 def test_budget_figure_draws_the_given_bytes():
@@ -90,6 +90,16 @@ def test_short_numbers(value: float, text: str):
 @pytest.mark.parametrize(("value", "text"), [(17.5 * 1024, "17.5 KiB"), (114 * 2**20, "114 MiB"), (12, "12 B")])
 def test_binary_bytes(value: float, text: str):
     assert figures.binary_bytes(value) == text
+
+
+def test_lengths_figure_draws_both_layers_in_both_directions():
+    rows = [{"layer": x, "length": n, "forward": 10.0, "both": n / 8} for x in "MA" for n in (1024, 2048)]
+    (axes,) = lengths_figure(rows, "Time a token").axes
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [[128.0, 256.0], [10.0, 10.0]] * 2
+    assert [line.get_label() for line in axes.get_lines()][2:] == [
+        "attention, forward + backward",
+        "attention, forward",
+    ]
 
 
 def test_figures_leave_pyplot_alone():

@@ -231,7 +231,10 @@ class FixedLayout(SequenceLayout):
         """
         if sum(lengths) != self.tokens:
             raise ValueError(f"layout.lengths add up to {sum(lengths)} tokens but the layout holds {self.tokens}")
-        object.__setattr__(self, "lengths", _with_empty(lengths, self.documents))
+        padded = _with_empty(lengths, self.documents)
+        if padded == self.lengths:
+            return
+        object.__setattr__(self, "lengths", padded)
         for make, tensor in self._kept.values():
             tensor.copy_(self._sent(make(self.lengths)), non_blocking=True)
 

@@ -1,8 +1,8 @@
 """Training on a GPU beside transformers' GraniteMoeHybrid of one shape: whole steps on the same tokens. Start at `measure_training`.
 
 Both sides compute in bfloat16 and clip; AdamW is fused on both. Ours keeps float32 weights and runs as `fit` runs it, with
-AdamW's moments in float32 and in bfloat16. The peer runs under autocast with float32 weights, where that fits into memory, and
-with everything in bfloat16. It is also checked that our step captured as CUDA graphs gives the losses of one issued call by
+AdamW's moments in float32 and in bfloat16. The peer runs under autocast with float32 weights, and with everything in bfloat16;
+each time with the most rows at once that fit into memory, whose gradients are summed. It is also checked that our step captured as CUDA graphs gives the losses of one issued call by
 call.
 
     MFU = 3 · (forward operations of a token) · tokens per second / operations per second of the chip
@@ -101,23 +101,35 @@ def captured_error(shape: ModelConfig, device: str) -> float:
 def measure_training(device: str = "cuda") -> list[Training]:
     """Ours, the peer where transformers is installed, and ours again, each after the memory of the one before is free.
 
-    A side that does not fit into memory has no seconds.
-
     Raises:
         ValueError: there is no such device.
     """
     if device != "cuda" or not torch.cuda.is_available():
         raise ValueError(f"device={device!r} cannot be timed; run on a machine with an NVIDIA GPU, with --device cuda")
-    sides: dict[str, Callable[[], Step]] = {
-        "Tandem": lambda: captured_step(GRANITE, device),
-        "Tandem, bfloat16 moments": lambda: captured_step(GRANITE, device, moments="bfloat16"),
-    }
-    if importlib.util.find_spec("transformers") is not None:
-        sides["transformers, autocast"] = lambda: peer_step(GRANITE, device, narrow=False)
-        sides["transformers, all in bfloat16"] = lambda: peer_step(GRANITE, device, narrow=True)
-        sides["Tandem, again"] = sides["Tandem"]
     batches = token_batches(GRANITE, _BATCHES, [ROW_TOKENS] * ROWS)
-    return [_timed(name, make, batches) for name, make in sides.items()]
+
+    def ours(name: str, moments: Literal["float32", "bfloat16"]) -> Training:
+        return _timed(name, lambda: captured_step(GRANITE, device, moments), batches)
+
+    rows = [ours("Tandem", "float32"), ours("Tandem, bfloat16 moments", "bfloat16")]
+    if importlib.util.find_spec("transformers") is None:
+        return rows
+    peers = [_peer(device, batches, narrow=narrow) for narrow in (False, True)]
+    return [*rows, *peers, ours("Tandem, again", "float32")]
+
+
+def _peer(device: str, batches: list[Batch], *, narrow: bool) -> Training:
+    """The peer with the most rows at once that fit; without seconds if not even one does."""
+    name = f"transformers, {'all in bfloat16' if narrow else 'autocast'}"
+    row = None
+    for count in (ROWS, ROWS // 2, 1):
+        row = _timed(
+            f"{name}, {count} rows at once", lambda n=count: peer_step(GRANITE, device, n, narrow=narrow), batches
+        )
+        if row.seconds:
+            break
+    assert row is not None
+    return row
 
 
 def captured_step(shape: ModelConfig, device: str, moments: Literal["float32", "bfloat16"] = "float32") -> Step:
@@ -151,8 +163,8 @@ def plain_step(shape: ModelConfig, device: str) -> Step:
     return run
 
 
-def peer_step(shape: ModelConfig, device: str, *, narrow: bool) -> Step:
-    """GraniteMoeHybrid of transformers: under autocast, or `narrow`, with weights and AdamW in bfloat16."""
+def peer_step(shape: ModelConfig, device: str, count: int, *, narrow: bool) -> Step:
+    """GraniteMoeHybrid of transformers: under autocast, or `narrow`, with weights and AdamW in bfloat16; `count` rows at once."""
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     with torch.device(device):
@@ -162,14 +174,16 @@ def peer_step(shape: ModelConfig, device: str, *, narrow: bool) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_CONFIG.optimizer.lr, fused=True)
 
     def run(batch: Batch) -> Tensor:
-        tokens = batch.tokens_T.view(ROWS, -1).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=not narrow):
-            loss: Tensor = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
+        losses: list[Tensor] = []
+        for tokens in batch.tokens_T.view(ROWS, -1).to(device).split(count):
+            with torch.autocast(device, torch.bfloat16, enabled=not narrow):
+                loss: Tensor = model(input_ids=tokens, labels=tokens).loss * (count / ROWS)
+            loss.backward()
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.detach()
+        return torch.stack(losses).sum()
 
     return run
 

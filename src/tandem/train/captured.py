@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tandem.ops import AdamWPass, Gradients, NotKeptError, Trained
+from tandem.ops import AdamWPass, Gradients, Trained
 from tandem.train.config import TrainConfig
 from tandem.train.protocols import Replayable, Trainable
 
@@ -103,7 +103,11 @@ class CapturedStep:
             self._forget()
             try:
                 return self._passes(where.held)
-            except NotKeptError as error:
+            except torch.OutOfMemoryError:
+                raise
+            except (
+                RuntimeError
+            ) as error:  # a NotKeptError, say; what is wrong with the batch itself comes up again below
                 _logger.warning("no CUDA graph of a training step: %s", error)
                 where.replayable = False
         self._forget()

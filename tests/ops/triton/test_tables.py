@@ -24,3 +24,16 @@ def test_segments_are_whole_chunks_of_near_equal_length():
     assert tables.segment_ends(5000, 64, 4096) == [5000]
     assert tables.segment_ends(8192, 64, 4000) == [4096, 8192]
     assert tables.segment_ends(1000, 64, 300) == [384, 768, 1000]
+
+
+@pytest.mark.parametrize("lengths", [(10, 1, 4), (15, 0, 0), (5, 5, 5)])
+def test_fixed_tables_have_one_size_and_end_with_what_is_empty(lengths: tuple[int, ...]):
+    sizes = tables.fixed_sizes(15, 3, 4, 4)
+    fixed = tables.fixed_views(tables.fixed_tables(lengths, 4, 4), sizes)
+    made = tables.scan_tables(tuple(n for n in lengths if n), 4, 4, torch.device("cpu"))
+    for have, want, size in zip(fixed, made, sizes, strict=True):
+        assert len(have) == size
+        assert have[: len(want)].tolist() == want.tolist()
+    assert not fixed.segments_K5[len(made.segments_K5) :].any()
+    assert not fixed.chunks_C2[len(made.chunks_C2) :].any()
+    assert all(first == end for first, end in fixed.documents_S2[len(made.documents_S2) :].tolist())
