@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, compare
+from tandem.recipes.gpu_decoding import NEW_TOKENS, PROMPT_TOKENS, measure_decoding
 from tandem.recipes.gpu_training import (
     DATASHEET,
     ROW_TOKENS,
@@ -33,12 +34,13 @@ class BenchArguments:
 
     work: tyro.conf.Positional[Literal["train", "decode", "peers", "kernels", "lengths"]]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
-    2,048 tokens, then tokens one by one. peers: the same on the weights of one 112M model, beside transformers and, if
-    installed, llama.cpp, bf16 and int8. kernels: each op of a layer beside PyTorch's form of it, on a GPU. lengths: time a
-    token of a Mamba-2 and an attention layer on texts of 1K to 256K tokens, on a GPU."""
+    2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
+    on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. kernels: each op of a
+    layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
+    256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, decode and peers on cpu, train on either."""
+    """Where to run: kernels and lengths on cuda, peers on cpu, train and decode on either."""
 
     out: Path = Path("bench")
     """Directory for the rows and the figure of lengths."""
@@ -61,6 +63,9 @@ def run(argv: Sequence[str]) -> None:
         return
     if arguments.work == "train" and arguments.device == "cuda":
         _train_on_gpu(arguments.device)
+        return
+    if arguments.work == "decode" and arguments.device == "cuda":
+        _decode_on_gpu(arguments.device, arguments.pairs)
         return
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
@@ -107,6 +112,26 @@ def _train_on_gpu(device: str) -> None:
     for side in sides:
         table.add_row(*side.cells(ceiling))
     Console().print(table)
+
+
+def _decode_on_gpu(device: str, pairs: int) -> None:
+    rows = measure_decoding(device, pairs)
+    copy_rate = measure_ceiling().read
+    columns = (
+        *("batch", "greedy tokens", "Tandem tokens/s (range)", "transformers tokens/s (range)", "ratio (range)"),
+        *("prefill ms", "step ms", "steps alone, tokens/s", "share of a copy"),
+    )
+    title = (
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 1.3B parameters in bfloat16, "
+        f"{NEW_TOKENS} tokens after {PROMPT_TOKENS}"
+    )
+    caption = (
+        f"a copy reads and writes {copy_rate / 1e12:.2f} TB/s; a step must move weights once and states there and back"
+    )
+    table = Table(*columns, title=title, caption=caption)
+    for row in rows:
+        table.add_row(*row.cells(copy_rate))
+    Console(width=200).print(table)
 
 
 def _lengths(device: str, out: Path) -> None:

@@ -17,7 +17,7 @@ from tandem.nn.rope import (
     rotary_frequencies,
     yarn_amplitude,
 )
-from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
 from tandem.ops import SequenceLayout
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Attention",
     "AttentionConfig",
     "Aux",
+    "DecodePool",
     "DecodeState",
     "Dense",
     "DenseConfig",

@@ -67,10 +67,11 @@ class Attention(nn.Module):
         qkv = self.qkv(x_TD).unflatten(-1, (-1, self.config.head_width))
         q_THP, k_TGP, v_TGP = qkv.split([heads, kv_heads, kv_heads], dim=1)
         q_THP, k_TGP = self._positions(q_THP, k_TGP, layout)
-        if state is None:
+        if state is not None:
+            state.append(k_TGP, v_TGP, layout)
+        if state is None or (layout.is_fresh and not layout.is_step):
             y_THP = causal_attention(q_THP, k_TGP, v_TGP, layout, scale)
         else:
-            state.append(k_TGP, v_TGP, layout)
             k_SLGP, v_SLGP = state.k_SLGP.to(q_THP.dtype), state.v_SLGP.to(q_THP.dtype)
             y_THP = cached_attention(q_THP, k_SLGP, v_SLGP, layout, scale)
         return self.out(y_THP.flatten(1))

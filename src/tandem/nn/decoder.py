@@ -19,9 +19,10 @@ from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.state import DecodeState, KVSlots, SSMSlots
+from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
 from tandem.nn.step import recorded_logits
 from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear, round_to_int8
+from tandem.ops.triton.support import triton_for
 
 
 class Aux:
@@ -93,7 +94,7 @@ class Layer(nn.Module):
         x_TD: Tensor,
         y_TD: Tensor | None,
         layout: SequenceLayout,
-        state: DecodeState | None,
+        state: DecodeState | DecodePool | None,
         index: int,
         dtype: torch.dtype,
         route_TK: Tensor | None = None,
@@ -178,13 +179,13 @@ class HybridLM(nn.Module):
         self,
         tokens_T: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None = None,
+        state: DecodeState | DecodePool | None = None,
         routes: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Logits of every token, logits_TV.
 
         Args:
-            state: decode state to go on from and to update in place; `layout` comes from `state.layout`.
+            state: decode state, or pool of slots, to go on from and to update in place; `layout` comes from its `layout`.
             routes: expert choices of an earlier pass (`Aux.routes`) to use in place of the routers' own.
         Raises:
             ValueError: a state while gradients are on, a layout that does not fit tokens or state, or wrong routes.
@@ -195,7 +196,7 @@ class HybridLM(nn.Module):
         self,
         tokens_T: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None = None,
+        state: DecodeState | DecodePool | None = None,
         routes: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Aux]:
         """The normalized residual stream x_TD before the head, and what the routers did. Arguments as in `forward`."""
@@ -209,7 +210,7 @@ class HybridLM(nn.Module):
         self,
         x_TD: Tensor,
         layout: SequenceLayout,
-        state: DecodeState | None = None,
+        state: DecodeState | DecodePool | None = None,
         routes: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Aux]:
         """`hidden` of embedded tokens."""
@@ -235,12 +236,12 @@ class HybridLM(nn.Module):
         """Applies the head, which is the embedding when they are tied."""
         return linear(_scaled(x_TD, self.config.logit_scale), self._head())
 
-    def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState) -> Tensor:
+    def next_logits(self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | DecodePool) -> Tensor:
         """Logits after each document's last token, logits_SV; the others are never computed.
 
         One token of each document on a CPU is a replay of the step recorded with the state (step.py).
         """
-        if layout.is_step:
+        if layout.is_step and isinstance(state, DecodeState):
             self._check(tokens_T[..., None], layout, state, None)
             logits_SV = recorded_logits(self, tokens_T, state)
             if logits_SV is not None:
@@ -297,6 +298,14 @@ class HybridLM(nn.Module):
             raise ValueError(f"new_state n={n} is below 1; use one slot a document")
         return DecodeState.empty(self.config, n, self.embedding.dtype, torch.device(device or self.embedding.device))
 
+    @property
+    def steps_on_device(self) -> bool:
+        """Whether a decode step runs on a GPU from end to end without asking it for anything, so that it can be captured."""
+        plain = all(
+            mixture.is_plain for mixture in self._mixtures()
+        )  # other experts need to know how many rows each gets
+        return plain and self.embedding.is_cuda and triton_for(self.embedding)
+
     def generator_state(self) -> Tensor:
         """State of the random generator that recycles overflow; checkpoints keep it."""
         return self._generator.get_state()
@@ -319,7 +328,11 @@ class HybridLM(nn.Module):
             mixture.update_bias(load_E)
 
     def _check(
-        self, x_TD: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None
+        self,
+        x_TD: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | DecodePool | None,
+        routes: Sequence[Tensor] | None,
     ) -> None:
         if x_TD.ndim != 2 or len(x_TD) != layout.tokens:
             shape = tuple(x_TD.shape[:-1])
@@ -328,8 +341,8 @@ class HybridLM(nn.Module):
             raise ValueError(f"layout.starts={list(layout.starts)[:8]} say text was read before; pass its state")
         if state is not None and torch.is_grad_enabled():
             raise ValueError("state is updated in place, which gradients cannot follow; call under torch.no_grad()")
-        if state is not None and layout.starts != tuple(state.lengths):
-            raise ValueError(f"layout.starts={list(layout.starts)[:8]} differ from state.lengths={state.lengths[:8]}")
+        if state is not None:
+            state.check(layout)
         if self._recomputes() and self.training and any(mixture.config.capacity_factor for mixture in self._mixtures()):
             raise ValueError(
                 "recompute=True with moe.capacity_factor would recycle other tokens in the backward pass; use null"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tandem.ops.cpu.decode import attention_step, step_is_supported
 from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
+from tandem.ops.triton.support import triton_for
 
 
 def causal_attention(
@@ -71,12 +72,19 @@ def cached_attention(
     """
     gqa = q_THP.shape[1] != k_SLGP.shape[2]
     if layout.is_step:
-        if q_THP.dtype == k_SLGP.dtype and step_is_supported(q_THP, k_SLGP, v_SLGP):
+        on_host = layout.device_starts_S is None
+        if on_host and q_THP.dtype == k_SLGP.dtype and step_is_supported(q_THP, k_SLGP, v_SLGP):
             return attention_step(q_THP, k_SLGP, v_SLGP, [start + 1 for start in layout.starts], scale)
+        if not torch.is_grad_enabled() and triton_for(q_THP, k_SLGP, v_SLGP):
+            from tandem.ops.triton.attention import attention_step as triton_step
+
+            return triton_step(
+                q_THP, k_SLGP, v_SLGP, layout.starts_S, q_THP.shape[-1] ** -0.5 if scale is None else scale
+            )
         longest = max(layout.starts) + 1
         k, v = (t[:, :longest].transpose(1, 2) for t in (k_SLGP, v_SLGP))
         seen = None
-        if min(layout.starts) + 1 < longest:
+        if not on_host or min(layout.starts) + 1 < longest:
             seen = (torch.arange(longest, device=q_THP.device) <= layout.starts_S[:, None])[:, None, None]
         q = q_THP[:, :, None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=gqa, scale=scale)[:, :, 0]

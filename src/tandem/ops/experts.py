@@ -21,6 +21,10 @@ from tandem.ops.routing import route
 from tandem.ops.triton.support import triton_for
 
 _ROW_BLOCK = 32
+_ROUTED_BY_A_GPU = (
+    4096  # tokens: fewer do not keep it busy for as long as PyTorch's ten launches of routing take the CPU
+)
+_SOME_OF_A_GPU = 128  # tokens: with more of them grouped products keep its tensor cores busier
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -68,11 +72,22 @@ def mixture(
     """
     if len(x_TD) <= ROWS and mixture_is_supported(x_TD, router[0], *experts, *(shared or ())):
         return mixture_step(x_TD, router, experts, shared)
-    expert_TK, weight_TK, scores_TE = route(x_TD, *router)
-    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts)
-    if shared:
-        y_TD = y_TD + linear(swiglu(linear(x_TD, shared[0])), shared[1])
+    if len(x_TD) <= _SOME_OF_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, *experts):
+        from tandem.ops.triton.mixture import mixture_step as triton_step
+
+        return triton_step(x_TD, router, experts, shared)
+    shared_TD = linear(swiglu(linear(x_TD, shared[0])), shared[1]) if shared else None
+    expert_TK, weight_TK, scores_TE = _choose(x_TD, *router)
+    y_TD = routed_experts(x_TD, expert_TK, weight_TK, *experts, plus_TD=shared_TD)
     return y_TD, expert_TK, weight_TK, scores_TE
+
+
+def _choose(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    if len(x_TD) <= _ROUTED_BY_A_GPU and not torch.is_grad_enabled() and triton_for(x_TD, weight_ED):
+        from tandem.ops.triton.mixture import choose
+
+        return choose(x_TD, weight_ED, bias_E, top_k)
+    return route(x_TD, weight_ED, bias_E, top_k)
 
 
 def routed_experts(

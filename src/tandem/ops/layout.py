@@ -24,12 +24,14 @@ class SequenceLayout:
         starts: tokens of each document that are already in the decode state (0 when training).
         chunk: length of the chunks of the SSD scan.
         device: where the index tensors live.
+        device_starts_S: the starts as the device counts them; `starts` then are the most that they can be.
     """
 
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
     chunk: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device_starts_S: Tensor | None = None
 
     @classmethod
     def from_lengths(
@@ -55,6 +57,17 @@ class SequenceLayout:
         if chunk < 1:
             raise ValueError(f"layout.chunk={chunk} is below 1; use 64 or 128")
         return cls(sizes, offsets, int(chunk), torch.device(device or "cpu"))
+
+    @classmethod
+    def step(cls, starts_S: Tensor, most: int, chunk: int = 128) -> "SequenceLayout":
+        """One token for each document, for steps that a CUDA graph repeats: only the device knows how many came before.
+
+        Args:
+            starts_S: int64; read whenever a kernel needs it.
+            most: no start ever gets above it.
+        """
+        documents = len(starts_S)
+        return cls((1,) * documents, (most,) * documents, chunk, starts_S.device, starts_S)
 
     @property
     def tokens(self) -> int:
@@ -88,7 +101,7 @@ class SequenceLayout:
     @cached_property
     def starts_S(self) -> Tensor:
         """Tokens already in the state, as an int64 tensor."""
-        return self._table(self.starts)
+        return self._table(self.starts) if self.device_starts_S is None else self.device_starts_S
 
     @cached_property
     def offsets_S(self) -> Tensor:

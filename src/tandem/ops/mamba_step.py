@@ -14,6 +14,7 @@ from tandem.ops.cpu.decode import mamba_step as cpu_mamba_step
 from tandem.ops.linear import linear
 from tandem.ops.norm import rms_norm
 from tandem.ops.ssd import ssd_step
+from tandem.ops.triton.support import triton_for
 
 ANY_STEP = (0.0, float("inf"))  # limits that no step size reaches
 
@@ -49,6 +50,12 @@ def mamba_step(
     if len(x_SD) <= ROWS and _fits(x_SD, (into, out, weight_CW, bias_C, norm_I), decays, halo_SWC, state_SHPN):
         whole, added = (into, out, weight_CW, bias_C, norm_I), (_like(bias_in, x_SD), _like(bias_out, x_SD))
         return cpu_mamba_step(x_SD, whole, decays, norm, halo_SWC, state_SHPN, limits, added)
+    if not torch.is_grad_enabled() and triton_for(x_SD, state_SHPN, halo_SWC, A_log_H):
+        from tandem.ops.triton.mamba_step import mix
+
+        between = (weight_CW, bias, norm_I)
+        mixed_SI = mix(linear(x_SD, into, bias_in), between, decays, norm, halo_SWC, state_SHPN, limits)
+        return linear(mixed_SI, out, bias_out)
     _, H, P, N = state_SHPN.shape
     C = len(weight_CW)
     z_SI, xBC_SC, dt_SH = linear(x_SD, into, bias_in).split([H * P, C, H], dim=-1)

@@ -2,6 +2,7 @@
 
 from tandem.serve.chat import Message, Thinking, chat_ids, check_thinking
 from tandem.serve.generate import check_request, generate_batch, generate_tokens
+from tandem.serve.graphs import without_graphs
 from tandem.serve.sampling import Sampling, probabilities, sample
 from tandem.serve.score import score_tokens
 from tandem.serve.stops import StopMatcher
@@ -22,4 +23,5 @@ __all__ = [
     "probabilities",
     "sample",
     "score_tokens",
+    "without_graphs",
 ]

@@ -2,7 +2,7 @@
 
 A prompt is read once in parallel form and leaves its memory (keys and values, SSM states) in a `DecodeState`; each further
 token costs one step whose work does not depend on the length of the text, attention layers aside. Sequences that are done
-leave the batch, so the step narrows as they finish.
+leave the batch, so the step narrows as they finish. On a GPU the steps come from CUDA graphs; see graphs.py.
 
 Shapes: S sequences, T tokens, V vocabulary.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tandem.nn import DecodeState, HybridLM
+from tandem.serve.graphs import stepping
 from tandem.serve.sampling import Sampling, sample
 
 
@@ -97,27 +98,27 @@ def _steps(
     left = [min(max_tokens, model.config.context - len(prompt) + 1) for prompt in prompts]
     live = list(range(len(prompts)))
     state = model.new_state(len(prompts), device)
-    fed_T = torch.tensor([k for prompt in prompts for k in prompt], device=device)
-    logits_SV = _next_logits(model, fed_T, [len(prompt) for prompt in prompts], state)
-    while True:
-        drawn = sample(logits_SV, sampling, [generators[index] for index in live])
-        yield dict(zip(live, drawn, strict=True))
-        for index in live:
-            left[index] -= 1
-        keep = [row for row, index in enumerate(live) if left[index] and drawn[row] not in stop_ids]
-        if not keep:
-            return
-        if len(keep) < len(live):
-            state = state.select(keep)
-            live = [live[row] for row in keep]
-        fed_T = torch.tensor([drawn[row] for row in keep], device=device)
-        logits_SV = _next_logits(model, fed_T, [1] * len(live), state)
+    drawn = sample(_prefill(model, prompts, state), sampling, generators)
+    with stepping(model, state) as steps:
+        while True:
+            yield dict(zip(live, drawn, strict=True))
+            for index in live:
+                left[index] -= 1
+            keep = [row for row, index in enumerate(live) if left[index] and drawn[row] not in stop_ids]
+            if not keep:
+                return
+            if len(keep) < len(live):
+                steps.keep(keep)
+                live = [live[row] for row in keep]
+            with evaluating(model):
+                drawn = steps.draw(model, [drawn[row] for row in keep], sampling, [generators[index] for index in live])
 
 
 @torch.inference_mode()
-def _next_logits(model: HybridLM, tokens_T: Tensor, lengths: Sequence[int], state: DecodeState) -> Tensor:
+def _prefill(model: HybridLM, prompts: Sequence[Sequence[int]], state: DecodeState) -> Tensor:
+    tokens_T = torch.tensor([k for prompt in prompts for k in prompt], device=state.device)
     with evaluating(model):
-        return model.next_logits(tokens_T, state.layout(lengths), state)
+        return model.next_logits(tokens_T, state.layout([len(prompt) for prompt in prompts]), state)
 
 
 @contextmanager

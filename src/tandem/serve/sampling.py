@@ -14,6 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tandem.ops import greatest
+
+_DAMAGED = "logits hold NaN or infinity: the model's weights are damaged or overflowed; load another file"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -85,13 +89,23 @@ def probabilities(logits_SV: Tensor, sampling: Sampling) -> Tensor:
     return p_SV / p_SV.sum(-1, keepdim=True)
 
 
+def accepted(greatest_S: Tensor) -> list[int]:
+    """Greedy tokens, from what `tandem.ops.greatest` gives.
+
+    Raises:
+        ValueError: logits held NaN or infinity.
+    """
+    tokens = greatest_S.tolist()
+    if -1 in tokens:
+        raise ValueError(_DAMAGED)
+    return tokens
+
+
 def _check(logits_SV: Tensor) -> Tensor:
     """Each row's largest logit; amax hands on NaN, so one look at S numbers is enough."""
     top_S1 = logits_SV.amax(-1, keepdim=True)
     if not torch.isfinite(top_S1).all():
-        raise ValueError(
-            "logits hold NaN or infinity: the model's weights are damaged or overflowed; load another file"
-        )
+        raise ValueError(_DAMAGED)
     return top_S1
 
 
@@ -120,8 +134,7 @@ def sample(logits_SV: Tensor, sampling: Sampling, generator: torch.Generator | S
         ValueError: logits hold NaN or nothing but -inf, or the number of generators is not S.
     """
     if sampling.greedy:
-        _check(logits_SV)
-        return logits_SV.argmax(-1).tolist()
+        return accepted(greatest(logits_SV))
     p_SV = probabilities(logits_SV, sampling)
     rows = p_SV.shape[0]
     if isinstance(generator, torch.Generator):

@@ -56,7 +56,10 @@ def opaque(
     def decorate(launch: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(launch)
         def launch_there(*given: Any) -> Any:
-            with torch.cuda.device_of(given[0]):  # Triton launches on the current device, wherever the tensors lie
+            tensor = given[0]
+            if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+                return launch(*given)
+            with torch.cuda.device_of(tensor):  # Triton launches on the current device, wherever the tensors lie
                 return launch(*given)
 
         operator = torch.library.custom_op(f"tandem::{launch.__name__.strip('_')}", launch_there, mutates_args=mutates)
