@@ -18,7 +18,11 @@ from tandem.train.optimizer import clip_gradients
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 CONFIG = TrainConfig(
-    steps=8, precision="bfloat16", schedule=ScheduleConfig(warmup_steps=2), optimizer=OptimizerConfig(lr=3e-3)
+    steps=8,
+    precision="bfloat16",
+    graphs="auto",
+    schedule=ScheduleConfig(warmup_steps=2),
+    optimizer=OptimizerConfig(lr=3e-3),
 )
 LENGTHS = [[100, 60, 96], [256], [1, 255], [128, 128], [64] * 4, [3, 200, 53], [17, 239], [256]]
 

@@ -32,7 +32,7 @@ from tandem.train import CapturedStep, LanguageModelTask, OptimizerConfig, Train
 ROWS, ROW_TOKENS = 4, 2048
 DATASHEET = 989.4e12  # dense bf16 operations a second of an H100 or H200 (SXM)
 _BATCHES, _WARM_UP, _RUNS, _STEPS, _CHECKED = 8, 4, 7, 5, 4
-_CONFIG = TrainConfig(precision="bfloat16", optimizer=OptimizerConfig(lr=1e-4))
+_CONFIG = TrainConfig(precision="bfloat16", graphs="auto", optimizer=OptimizerConfig(lr=1e-4))
 
 Step = Callable[[Batch], Tensor]
 """Trains on a batch; returns its loss, without waiting for more of it than the step itself needs."""

@@ -143,7 +143,7 @@ class TrainConfig:
     skip: SpikeConfig = field(default_factory=SpikeConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto", "on", "off"] = "auto"
-    graphs: Literal["auto", "off"] = "auto"
+    graphs: Literal["auto", "off"] = "off"
     max_seconds: float | None = None
     tensorboard: bool = False
 
