@@ -231,6 +231,25 @@ def test_the_vocabulary_can_grow_and_shrink(
     assert sum(p.shape[0] == size for p in again.parameters()) == (1 if tie else 2)
 
 
+def test_outputs_may_be_a_tuple(peer: TandemForCausalLM) -> None:
+    tokens, _ = rows([3], left=False)
+    with torch.no_grad():
+        (logits,) = peer(tokens, return_dict=False)
+        assert torch.equal(logits, peer(tokens).logits)
+
+
+def test_steps_of_one_token_are_those_of_tandem(peer: TandemForCausalLM) -> None:
+    tokens, _ = rows([6, 6], left=False)
+    with torch.no_grad():
+        cache = peer(tokens[:, :5], use_cache=True).past_key_values
+        state = cache.state.clone()
+        step = peer(tokens[:, 5:], past_key_values=cache)
+        want = peer.model.net.next_logits(tokens[:, 5], state.layout([1, 1]), state)
+    assert torch.equal(step.logits[:, 0], want)
+    assert cache.get_seq_length() == 6
+    assert cache.state.lengths == [6, 6]
+
+
 def test_embedded_tokens_are_taken_in_place_of_ids(peer: TandemForCausalLM) -> None:
     tokens, mask = rows([7, 5], left=True)
     with torch.no_grad():

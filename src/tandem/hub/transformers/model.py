@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreT
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from tandem.hub.transformers.cache import TandemCache
 from tandem.hub.transformers.config import TandemConfig
@@ -136,7 +136,8 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
                 )
         return (model, info) if output_loading_info else model
 
-    def forward(  # noqa: PLR0913 - the signature that callers of `transformers` know
+    @can_return_tuple
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -148,9 +149,8 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         **loss_options: Any,
-    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> MoeCausalLMOutputWithPast:
         """Logits of every column; those under padding mean nothing.
 
         Args:
@@ -162,11 +162,15 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache: return a cache to go on from; off unless asked for.
             logits_to_keep: last columns to compute logits for (0: all), or their indices.
         Returns:
-            loss, aux_loss, logits (B, L, V) and past_key_values.
+            loss, aux_loss, logits (B, L, V) and past_key_values; a tuple of them with return_dict=False.
         Raises:
             ValueError: no or two inputs, a mask that does not fit, attentions or hidden states asked for, or a cache while
                 gradients are on.
         """
+        if past_key_values is not None and input_ids is not None and input_ids.shape[1] == 1 and labels is None:
+            _refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+            logits = self._step(input_ids, attention_mask, past_key_values)
+            return MoeCausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         read = self.model(
             input_ids,
             attention_mask,
@@ -184,8 +188,14 @@ class TandemForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
             loss = loss if balance is None else loss + balance
         cache = read.past_key_values
-        output = MoeCausalLMOutputWithPast(loss=loss, aux_loss=balance, logits=logits, past_key_values=cache)
-        return output if return_dict is not False else output.to_tuple()
+        return MoeCausalLMOutputWithPast(loss=loss, aux_loss=balance, logits=logits, past_key_values=cache)
+
+    def _step(self, tokens_B1: Tensor, mask: Tensor | None, cache: TandemCache) -> Tensor:
+        """Logits (B, 1, V) of one more token of each row, by the decode step that `tandem.serve` takes."""
+        batch = _Packed.of(tokens_B1[..., None], mask, None, cached=True)
+        logits_BV = self.model.net.next_logits(tokens_B1[:, 0], cache.state.layout(batch.lengths), cache.state)
+        cache.read(1)
+        return logits_BV[:, None]
 
     @property
     def gradient_checkpointing(self) -> bool:
