@@ -280,11 +280,13 @@ def test_a_replaced_forward_or_a_foreign_module_is_called():
 
 
 @pytest.mark.parametrize(
-    "case", ["odd experts", "gelu", "latent", "float64", "training", "autocast", "many", "off", "compiled"]
+    "case",
+    ["odd experts", "narrow experts", "gelu", "latent", "float64", "training", "autocast", "many", "off", "compiled"],
 )
 def test_what_cannot_be_replayed_runs_layer_by_layer(case: str, monkeypatch: pytest.MonkeyPatch):
     options: dict[str, dict[str, object]] = {
         "odd experts": {"ffn": MoEConfig(experts=4, top_k=2, hidden=24)},
+        "narrow experts": {"ffn": MoEConfig(experts=4, top_k=2, hidden=16)},
         "gelu": {"experts": DenseConfig(hidden=24, activation="gelu")},
         "latent": {"ffn": MoEConfig(experts=4, top_k=2, hidden=32, latent=32)},
     }

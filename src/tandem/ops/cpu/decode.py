@@ -88,12 +88,12 @@ def attention_instruction(
 
 def mixture_is_supported(x: Tensor, router_ED: Tensor, gate_up_EDF: Tensor, *others: Tensor) -> bool:
     """Whether `mixture_step` can take these: `step_is_supported`, one format of experts, and widths of whole vectors."""
-    _, D, F = gate_up_EDF.shape
+    _, D, both = gate_up_EDF.shape
     return (
         step_is_supported(x, router_ED, gate_up_EDF, *others)
         and router_ED.dtype == torch.float32
         and len({gate_up_EDF.dtype, *(other.dtype for other in others)}) == 1
-        and F % _LANES == D % _LANES == 0
+        and both % (2 * _LANES) == D % _LANES == 0
     )
 
 
