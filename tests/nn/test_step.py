@@ -273,7 +273,7 @@ def test_a_replaced_forward_or_a_foreign_module_is_called():
     assert torch.equal(got, want)
     assert not torch.equal(got, before)
     other = build("AF")
-    other.layers[0].forward = lambda x_TD, *_: (x_TD, None)
+    other.layers[0].forward = lambda x_TD, *_: (x_TD, torch.zeros_like(x_TD), None)
     state = other.new_state(1)
     stepped(other, state, tokens)
     assert not was_replayed(state)
