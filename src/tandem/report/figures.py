@@ -180,6 +180,42 @@ def comparison_figure(
     return figure
 
 
+def retrieval_figure(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    guesses: Mapping[str, Mapping[float, float]],
+    trained_length: int,
+) -> "matplotlib.figure.Figure":
+    """How well models find something again, against the length of the text: one panel a task and metric, two in a line.
+
+    Args:
+        panels: title -> model -> length in tokens -> the result of each of its trainings; the line is their mean, the
+            band their range.
+        guesses: title -> length -> what a guess gets.
+        trained_length: tokens of the longest text in training, where a vertical line stands.
+    """
+    lines = math.ceil(len(panels) / 2)
+    figure, grid = _grid(WIDE, 3.1 * lines, lines, 2)
+    for axes, (title, models) in zip(grid, panels.items(), strict=False):
+        for (name, results), color in zip(models.items(), (BLUE, ORANGE, GREEN, PLUM), strict=False):
+            x = sorted(results)
+            axes.fill_between(
+                x, [min(results[k]) for k in x], [max(results[k]) for k in x], color=color, alpha=0.15, linewidth=0
+            )
+            means = [math.fsum(results[k]) / len(results[k]) for k in x]
+            axes.plot(x, means, color=color, linewidth=1.7, marker="o", markersize=3.5, label=name)
+        x = sorted(guesses[title])
+        guess = [guesses[title][k] for k in x]
+        axes.plot(x, guess, color=MUTED, linewidth=1.2, linestyle=(0, (5, 2)), label="a guess")
+        axes.axvline(trained_length, color="#b8c2cc", linewidth=0.9)
+        axes.margins(x=0.03, y=0.08)
+        _finish(figure, axes, title, "tokens of prompt and answer", legend=True)
+        axes.set_xticks(x)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def _common(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
     """Positions on the x axis that all runs logged, and the smoothed losses of all runs at each."""
     x_name = x_axis_of([row for rows in runs for row in rows])

@@ -1,0 +1,151 @@
+"""Do models find a number again, in texts up to four times as long as those they were trained on? Start at `compare_retrieval`.
+
+The hybrid and its twins, as `tandem recipe twins` left them, and a bundled checkpoint answer the same questions.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from tandem.data import read_json_object
+from tandem.evaluate import EvaluateConfig, run_evaluation
+from tandem.report import atomic_path, png, retrieval_figure
+
+TASKS = ("needle", "phone-book")
+TITLES = {"exact": "numbers written right", "margin": "answer above a decoy, nats a digit"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalConfig:
+    """Asks a hybrid and its twins for numbers that stand far back in a text.
+
+    Ctrl-C keeps what is measured; the same command goes on. The run directory holds a results file a model, retrieval.json,
+    retrieval.md (a table for the docs) and retrieval.png.
+    """
+
+    run_dir: Path = Path("runs/retrieval")
+    """Where everything is written."""
+
+    twins: Path = Path("runs/twins")
+    """Run directory of `tandem recipe twins`."""
+
+    also: tuple[str, ...] = ("nano",)
+    """More models: bundled checkpoints or directories."""
+
+    samples: int = 100
+    """Questions at each length."""
+
+    seed: int = 0
+    """Of the questions."""
+
+    batch: int = 4
+    """Questions side by side."""
+
+    device: str = "auto"
+    """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N."""
+
+
+def compare_retrieval(config: RetrievalConfig) -> Path:
+    """Measures what is not measured yet, and writes table and figure; returns the run directory.
+
+    Raises:
+        ValueError: no twins there, an unknown model, or results of other settings in the run directory.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    trained = _trained_length(config.twins)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, checkpoints in _models(config).items():
+        for number, checkpoint in enumerate(checkpoints):
+            console.print(f"{name} {number + 1}/{len(checkpoints)}: {checkpoint}")
+            file = config.run_dir / f"{name}-{number}.json"
+            results.setdefault(name, []).append(run_evaluation(checkpoint, _settings(config, file, trained)).plain)
+    _write(config, results, trained)
+    console.print(Markdown((config.run_dir / "retrieval.md").read_text(encoding="utf-8")))
+    console.print(f"comparison: {config.run_dir / 'retrieval.json'}, retrieval.md and retrieval.png beside it")
+    return config.run_dir
+
+
+def _trained_length(twins: Path) -> int:
+    file = twins / "config.json"
+    if not file.is_file():
+        raise ValueError(f"twins={twins} is no run of `tandem recipe twins`; make one, or name its directory")
+    return read_json_object(file)["context"]
+
+
+def _models(config: RetrievalConfig) -> dict[str, list[str]]:
+    """The checkpoints of each model, one a seed."""
+    twins = read_json_object(config.twins / "config.json")
+    names = ("hybrid", *twins["against"])
+    seeds = {
+        name: [str(path) for path in sorted(config.twins.glob(f"{name}-seed-*/model")) if path.is_dir()]
+        for name in names
+    }
+    missing = [name for name, checkpoints in seeds.items() if not checkpoints]
+    if missing:
+        raise ValueError(f"twins={config.twins} has no trained {missing[0]}; finish `tandem recipe twins`")
+    return {**seeds, **{Path(source).name: [source] for source in config.also}}
+
+
+def _settings(config: RetrievalConfig, file: Path, trained: int) -> EvaluateConfig:
+    return EvaluateConfig(
+        tasks=",".join(TASKS),
+        trained_length=trained,
+        lengths=tuple(k * trained for k in (1, 2, 3, 4)),
+        samples=config.samples,
+        seed=config.seed,
+        batch=config.batch,
+        device=config.device,
+        output=file,
+    )
+
+
+def _write(config: RetrievalConfig, results: Mapping[str, Sequence[Mapping[str, Any]]], trained: int) -> None:
+    panels, guesses = {}, {}
+    for metric, title in TITLES.items():
+        for task in TASKS:
+            panel = f"{task.replace('-', ' ').capitalize()}: {title}"
+            panels[panel] = {name: _curve(files, task, metric, "metrics") for name, files in results.items()}
+            curve = _curve(next(iter(results.values())), task, metric, "guess")
+            guesses[panel] = {length: values[0] for length, values in curve.items()}
+    for name, content in (
+        ("retrieval.json", json.dumps(results, indent=1).encode()),
+        ("retrieval.md", _table(config, results).encode()),
+        ("retrieval.png", png(retrieval_figure(panels, guesses, trained))),
+    ):
+        with atomic_path(config.run_dir / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def _curve(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str) -> dict[float, list[float]]:
+    """One value a file at each length."""
+    curve: dict[float, list[float]] = {}
+    for cell in (cell for file in files for cell in file["results"] if cell["task"] == task):
+        value = cell[kind][metric]
+        curve.setdefault(cell["length"], []).append(value["value"] if kind == "metrics" else value)
+    return curve
+
+
+def _table(config: RetrievalConfig, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    cells = [cell for cell in next(iter(results.values()))[0]["results"] if cell["task"] in TASKS]
+    metrics = ("exact", "choice", "margin", "logp")
+    lines = [f"| task, tokens | model | {' | '.join(metrics)} |", f"|---|---|{'---|' * len(metrics)}"]
+    for task, length in ((cell["task"], cell["length"]) for cell in cells):
+        for name, files in results.items():
+            curves = {metric: _curve(files, task, metric, "metrics")[length] for metric in metrics}
+            shown = " | ".join(_range(curves[metric]) for metric in metrics)
+            lines.append(f"| {task}, {length:,} | {name} | {shown} |")
+        guess = {metric: _curve([results["hybrid"][0]], task, metric, "guess")[length][0] for metric in metrics}
+        lines.append(f"| {task}, {length:,} | a guess | {' | '.join(f'{guess[metric]:.3g}' for metric in metrics)} |")
+    command = f"tandem recipe retrieval --samples {config.samples} --seed {config.seed}"
+    note = f"{config.samples} questions at each length and training; mean over trainings (lowest–highest). `{command}`"
+    return "\n".join([*lines, "", note, ""])
+
+
+def _range(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    return f"{mean:.3g}" if len(values) == 1 else f"{mean:.3g} ({min(values):.3g}–{max(values):.3g})"
