@@ -76,6 +76,6 @@ def prose() -> tuple[str, ...]:
 
 
 def _sentence_end(words: list[str], near: int) -> int:
-    """The place behind a sentence that is nearest; `near` itself where no sentence ends."""
-    ends = [0, len(words), *(k + 1 for k, word in enumerate(words) if word.rstrip("”\"')").endswith((".", "!", "?")))]
+    """The place behind a sentence that is nearest; the front where none ends."""
+    ends = [0, *(k + 1 for k, word in enumerate(words) if word.rstrip("”\"')").endswith((".", "!", "?")))]
     return min(ends, key=lambda at: abs(at - near))

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from tandem.evaluate.sample import number
 
@@ -74,18 +75,28 @@ class PhoneBook:
 
     def _lines(self, units: int) -> tuple[list[tuple[str, str]], int]:
         """Names and numbers in the order of the book, and the place of the one asked for."""
-        (name, _), *others = _entries(self.seed)[:units]
+        (name, _), *others = _book(self.seed).lines(units)
         asked = round(self.depth * (units - 1))
         return [*others[:asked], (name, self.answer), *others[asked:]], asked
 
 
-@lru_cache(maxsize=8)
-def _entries(seed: int) -> list[tuple[str, str]]:
-    """Every name once, in random order, each with a random number."""
-    generator = random.Random(seed)
-    names = [f"{first} {last}" for first in _FIRST for last in _LAST]
-    generator.shuffle(names)
-    return [(name, number(generator)) for name in names]
+class _Book:
+    """Names, each once, with random numbers; drawn as far as somebody has read."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = random.Random(seed)
+        self._numbers: dict[str, str] = {}
+
+    def lines(self, count: int) -> list[tuple[str, str]]:
+        """The first lines."""
+        while len(self._numbers) < count:
+            name = f"{self._generator.choice(_FIRST)} {self._generator.choice(_LAST)}"
+            if name not in self._numbers:
+                self._numbers[name] = number(self._generator)
+        return list(islice(self._numbers.items(), count))
+
+
+_book = lru_cache(maxsize=8)(_Book)
 
 
 def draw_phone_book(generator: random.Random, depth: float) -> PhoneBook:

@@ -136,9 +136,9 @@ def lay_out(subject: Subject, sample: Sample, decoy: str, *, task: str, length: 
     least, most = sample.least, min(sample.most, sample.least + length)
     if size(least) > length:
         raise ValueError(f"length={length} has no room for {task}, which takes at least {size(least)} tokens; use more")
+    if most == sample.most and size(most) <= length:
+        raise ValueError(f"length={length} is more than {task} can fill with {most} units; use a shorter one")
     units = least + bisect_right(range(least, most + 1), length, key=size) - 1
-    if units == sample.most:
-        raise ValueError(f"length={length} is more than {task} can fill with {units} units; use a shorter one")
     prompt = sample.prompt(units, chat=subject.chat)
     ids, start = subject.with_answer(prompt, sample.answer)
     rivals = sample.rivals(units)
