@@ -14,6 +14,7 @@ from tandem.nn import preset
 PRETRAIN = ("pretrain", "--run-dir", "r", "--data", "d")
 GENERATE = ("generate", "nano", "--prompt", "x")
 PLAN = ("plan", "model", "nano")
+EVAL = ("eval", "nano", "--tasks")
 TOKENIZE = ("data", "tokenize", "--out", "o")
 
 OPTIONS = [
@@ -55,6 +56,17 @@ OPTIONS = [
     (("chat", "nano", "--sistem", "x"), "--sistem is unknown; did you mean --system?"),
     (("chat", "nano", "--max-tokens", "x"), "--max-tokens='x' is not a whole number; give one"),
     (("chat", "nano", "--thinking", "deep"), "--thinking='deep' is no choice; use one of 'auto', 'short', 'long'"),
+    (("eval",), "MODEL, --tasks STR is missing"),
+    (("eval", "nano", "--task", "needle"), "--tasks STR is missing; --task is unknown"),
+    (("eval", "nana", "--tasks", "needle"), "source='nana' is no directory and no bundled checkpoint; bundled: nano"),
+    ((*EVAL, ","), "tasks=',' names no task; use perplexity, needle, phone-book"),
+    ((*EVAL, "perplexity"), "text is missing for perplexity; give --text FILE"),
+    ((*EVAL, "perplexity", "--text", "x.txt"), "text=x.txt is not a file; give a text file"),
+    ((*EVAL, "needle", "--lengths", "many"), "--lengths='many' is not a whole number; give one"),
+    ((*EVAL, "needle", "--lengths", "20"), "length=20 has no room for needle, which takes at least "),
+    ((*EVAL, "needle", "--samples", "0"), "samples=0 is below 1; use 1 or more"),
+    ((*EVAL, "needle", "--reading", "fast"), "--reading='fast' is no choice; use one of 'windows', 'state'"),
+    ((*EVAL, "needle", "--device", "tpu"), "device='tpu' is not known; use auto, cpu, cuda or cuda:N"),
     (("bench",), "{train,decode,kernels} is missing"),
     (("bench", "fly"), "work='fly' is no choice; use one of 'train', 'decode', 'kernels'"),
     (("bench", "train", "--pears", "3"), "--pears is unknown; did you mean --pairs?"),
@@ -62,6 +74,10 @@ OPTIONS = [
     (("bench", "kernels"), "device='cpu' cannot time kernels; run on a machine with an NVIDIA GPU"),
     (("bench", "train", "--device", "cuda"), "device='cuda' is for kernels; train is timed on cpu"),
     (("recipe", "twins", "--seeds", "0"), "seeds=0 is below 1"),
+    (
+        ("recipe", "retrieval", "--twins", "t"),
+        "twins=t is no run of `tandem recipe twins`; make one, or name its directory",
+    ),
     (("report",), "RUN_DIR is missing"),
     (("report", "a", "b"), "b is unknown"),
     (("report", "nowhere"), "run_dir=nowhere is not a directory; give the run directory that holds metrics.jsonl"),

@@ -37,7 +37,10 @@ class RetrievalConfig:
     also: tuple[str, ...] = ("nano",)
     """More models: bundled checkpoints or directories."""
 
-    samples: int = 100
+    seeds: int | None = None
+    """Trainings of each twin to ask, those of seeds 0, 1, …; all there are when left out. More may be asked later."""
+
+    samples: int = 50
     """Questions at each length."""
 
     seed: int = 0
@@ -48,6 +51,10 @@ class RetrievalConfig:
 
     device: str = "auto"
     """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N."""
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds} is below 1; use 1 or more")
 
 
 def compare_retrieval(config: RetrievalConfig) -> Path:
@@ -82,7 +89,7 @@ def _models(config: RetrievalConfig) -> dict[str, list[str]]:
     twins = read_json_object(config.twins / "config.json")
     names = ("hybrid", *twins["against"])
     seeds = {
-        name: [str(path) for path in sorted(config.twins.glob(f"{name}-seed-*/model")) if path.is_dir()]
+        name: [str(path) for path in sorted(config.twins.glob(f"{name}-seed-*/model")) if path.is_dir()][: config.seeds]
         for name in names
     }
     missing = [name for name, checkpoints in seeds.items() if not checkpoints]
@@ -142,7 +149,7 @@ def _table(config: RetrievalConfig, results: Mapping[str, Sequence[Mapping[str, 
         guess = {metric: _curve([results["hybrid"][0]], task, metric, "guess")[length][0] for metric in metrics}
         lines.append(f"| {task}, {length:,} | a guess | {' | '.join(f'{guess[metric]:.3g}' for metric in metrics)} |")
     command = f"tandem recipe retrieval --samples {config.samples} --seed {config.seed}"
-    note = f"{config.samples} questions at each length and training; mean over trainings (lowest–highest). `{command}`"
+    note = f"{config.samples} questions at each length to each training; mean (lowest–highest). `{command}`"
     return "\n".join([*lines, "", note, ""])
 
 
