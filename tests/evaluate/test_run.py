@@ -13,7 +13,7 @@ from tandem.evaluate import EvaluateConfig, Reading, Subject, measure_text, run_
 from tandem.evaluate import run as run_module
 from tandem.nn import HybridLM
 
-LENGTHS = (96, 150)
+LENGTHS = (126, 150)
 
 
 @pytest.fixture(scope="module")

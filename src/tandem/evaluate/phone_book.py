@@ -61,13 +61,12 @@ class PhoneBook:
         others = lines[:asked] + lines[asked + 1 :]
         # From the middle of either half, so that the examples stand in the book too, at every size.
         examples = [others[len(others) // 4], others[len(others) * 3 // 4]]
-        book = "Phone book:\n" + "\n".join(f"{name}: +{digits}" for name, digits in lines)
         name = lines[asked][0]
         if chat:
             shown = ", ".join(f"the number of {other} is +{digits}" for other, digits in examples)
-            return f"{book}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
+            return f"{_book_text(lines)}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
         shown = "".join(f"{other}: +{digits}\n" for other, digits in examples)
-        return f"{book}\n\nNumbers asked for:\n{shown}{name}: +"
+        return f"{heading(lines)}{shown}{name}: +"
 
     def rivals(self, units: int) -> Sequence[str]:
         """All numbers of the book."""
@@ -75,20 +74,29 @@ class PhoneBook:
 
     def _lines(self, units: int) -> tuple[list[tuple[str, str]], int]:
         """Names and numbers in the order of the book, and the place of the one asked for."""
-        (name, _), *others = _book(self.seed).lines(units)
+        (name, _), *others = _seeded(self.seed).lines(units)
         asked = round(self.depth * (units - 1))
         return [*others[:asked], (name, self.answer), *others[asked:]], asked
 
 
-class _Book:
+def heading(lines: Sequence[tuple[str, str]]) -> str:
+    """A book of names and numbers, up to where base models are asked for some of them in lines of the same form."""
+    return f"{_book_text(lines)}\n\nNumbers asked for:\n"
+
+
+def _book_text(lines: Sequence[tuple[str, str]]) -> str:
+    return "Phone book:\n" + "\n".join(f"{name}: +{digits}" for name, digits in lines)
+
+
+class Book:
     """Names, each once, with random numbers; drawn as far as somebody has read."""
 
-    def __init__(self, seed: int) -> None:
-        self._generator = random.Random(seed)
+    def __init__(self, generator: random.Random) -> None:
+        self._generator = generator
         self._numbers: dict[str, str] = {}
 
     def lines(self, count: int) -> list[tuple[str, str]]:
-        """The first lines."""
+        """The first lines, as (name, number)."""
         while len(self._numbers) < count:
             name = f"{self._generator.choice(_FIRST)} {self._generator.choice(_LAST)}"
             if name not in self._numbers:
@@ -96,7 +104,9 @@ class _Book:
         return list(islice(self._numbers.items(), count))
 
 
-_book = lru_cache(maxsize=8)(_Book)
+@lru_cache(maxsize=8)
+def _seeded(seed: int) -> Book:
+    return Book(random.Random(seed))
 
 
 def draw_phone_book(generator: random.Random, depth: float) -> PhoneBook:

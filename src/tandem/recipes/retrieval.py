@@ -1,10 +1,11 @@
 """Do models find a number again, in texts up to four times as long as those they were trained on? Start at `compare_retrieval`.
 
-The hybrid and its twins, as `tandem recipe twins` left them, and a bundled checkpoint answer the same questions.
+The hybrid and its twins, as `tandem recipe twins` left them, and a bundled checkpoint answer the same questions. After so
+little training on prose they cannot; taught on phone books of the trained length (`lookup.py`), they differ.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from tandem import hub
 from tandem.data import read_json_object
 from tandem.evaluate import EvaluateConfig, run_evaluation
+from tandem.recipes.lookup import teach_lookup
 from tandem.report import atomic_path, png, retrieval_figure
 
 TASKS = ("needle", "phone-book")
 TITLES = {"exact": "numbers written right", "margin": "answer above a decoy, nats a digit"}
+METRICS = ("exact", "choice", "margin", "logp")
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +48,9 @@ class RetrievalConfig:
     samples: int = 50
     """Questions at each length."""
 
+    taught_steps: int = 0
+    """Steps that teach each twin to look names up, after which it is asked again; none when 0."""
+
     seed: int = 0
     """Of the questions."""
 
@@ -55,26 +63,48 @@ class RetrievalConfig:
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"seeds={self.seeds} is below 1; use 1 or more")
+        if self.taught_steps < 0:
+            raise ValueError(f"taught_steps={self.taught_steps} is below 0; use 0 to teach nothing")
 
 
-def compare_retrieval(config: RetrievalConfig) -> Path:
+def compare_retrieval(config: RetrievalConfig) -> Path | None:
     """Measures what is not measured yet, and writes table and figure; returns the run directory.
+
+    None after an interruption while it taught, when the same call goes on.
 
     Raises:
         ValueError: no twins there, an unknown model, or results of other settings in the run directory.
     """
     console = Console(highlight=False, soft_wrap=True)
     trained = _trained_length(config.twins)
-    results: dict[str, list[dict[str, Any]]] = {}
-    for name, checkpoints in _models(config).items():
-        for number, checkpoint in enumerate(checkpoints):
-            console.print(f"{name} {number + 1}/{len(checkpoints)}: {checkpoint}")
-            file = config.run_dir / f"{name}-{number}.json"
-            results.setdefault(name, []).append(run_evaluation(checkpoint, _settings(config, file, trained)).plain)
-    _write(config, results, trained)
+    models = _models(config)
+    results = {
+        name: [_ask(config, console, name, number, source, TASKS) for number, source in enumerate(sources)]
+        for name, sources in models.items()
+    }
+    taught: dict[str, list[dict[str, Any]]] = {}
+    for name in [name for name in models if config.taught_steps and name not in config.also]:
+        for number, source in enumerate(models[name]):
+            directory = config.run_dir / f"taught-{name}-{number}"
+            device = hub.choose_device(config.device)
+            model = teach_lookup(source, directory, steps=config.taught_steps, context=trained, device=device)
+            if model is None:
+                console.print("stopped; the same command goes on")
+                return None
+            asked = _ask(config, console, f"taught-{name}", number, str(model), TASKS[1:])
+            taught.setdefault(name, []).append(asked)
+    _write(config, results, taught, trained)
     console.print(Markdown((config.run_dir / "retrieval.md").read_text(encoding="utf-8")))
     console.print(f"comparison: {config.run_dir / 'retrieval.json'}, retrieval.md and retrieval.png beside it")
     return config.run_dir
+
+
+def _ask(
+    config: RetrievalConfig, console: Console, name: str, number: int, source: str, tasks: Sequence[str]
+) -> dict[str, Any]:
+    console.print(f"{name} {number}: {source}")
+    settings = _settings(config, config.run_dir / f"{name}-{number}.json", _trained_length(config.twins), tasks)
+    return run_evaluation(source, settings).plain
 
 
 def _trained_length(twins: Path) -> int:
@@ -88,19 +118,21 @@ def _models(config: RetrievalConfig) -> dict[str, list[str]]:
     """The checkpoints of each model, one a seed."""
     twins = read_json_object(config.twins / "config.json")
     names = ("hybrid", *twins["against"])
-    seeds = {
-        name: [str(path) for path in sorted(config.twins.glob(f"{name}-seed-*/model")) if path.is_dir()][: config.seeds]
-        for name in names
-    }
+    seeds = {name: _seeds(config.twins, name)[: config.seeds] for name in names}
     missing = [name for name, checkpoints in seeds.items() if not checkpoints]
     if missing:
         raise ValueError(f"twins={config.twins} has no trained {missing[0]}; finish `tandem recipe twins`")
     return {**seeds, **{Path(source).name: [source] for source in config.also}}
 
 
-def _settings(config: RetrievalConfig, file: Path, trained: int) -> EvaluateConfig:
+def _seeds(twins: Path, name: str) -> list[str]:
+    models = [path for path in twins.glob(f"{name}-seed-*/model") if path.is_dir()]
+    return [str(path) for path in sorted(models, key=lambda path: int(path.parent.name.rpartition("-")[2]))]
+
+
+def _settings(config: RetrievalConfig, file: Path, trained: int, tasks: Sequence[str]) -> EvaluateConfig:
     return EvaluateConfig(
-        tasks=",".join(TASKS),
+        tasks=",".join(tasks),
         trained_length=trained,
         lengths=tuple(k * trained for k in (1, 2, 3, 4)),
         samples=config.samples,
@@ -111,17 +143,19 @@ def _settings(config: RetrievalConfig, file: Path, trained: int) -> EvaluateConf
     )
 
 
-def _write(config: RetrievalConfig, results: Mapping[str, Sequence[Mapping[str, Any]]], trained: int) -> None:
+def _write(config: RetrievalConfig, results: Results, taught: Results, trained: int) -> None:
     panels, guesses = {}, {}
-    for metric, title in TITLES.items():
-        for task in TASKS:
-            panel = f"{task.replace('-', ' ').capitalize()}: {title}"
-            panels[panel] = {name: _curve(files, task, metric, "metrics") for name, files in results.items()}
-            curve = _curve(next(iter(results.values())), task, metric, "guess")
+    kinds = [(results, task, "") for task in TASKS] + [(taught, TASKS[1], ", taught")] * bool(taught)
+    for models, task, note in kinds:
+        for metric, title in TITLES.items():
+            panel = f"{task.replace('-', ' ').capitalize()}{note}: {title}"
+            panels[panel] = {name: _curve(files, task, metric, "metrics") for name, files in models.items()}
+            curve = _curve(models["hybrid"][:1], task, metric, "guess")
             guesses[panel] = {length: values[0] for length, values in curve.items()}
+    rows = [line for models, task, note in kinds for line in _rows(models, task, note)]
     for name, content in (
-        ("retrieval.json", json.dumps(results, indent=1).encode()),
-        ("retrieval.md", _table(config, results).encode()),
+        ("retrieval.json", json.dumps({"models": results, "taught": taught}, indent=1).encode()),
+        ("retrieval.md", _table(config, rows).encode()),
         ("retrieval.png", png(retrieval_figure(panels, guesses, trained))),
     ):
         with atomic_path(config.run_dir / name) as temporary:
@@ -137,20 +171,27 @@ def _curve(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str
     return curve
 
 
-def _table(config: RetrievalConfig, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    cells = [cell for cell in next(iter(results.values()))[0]["results"] if cell["task"] in TASKS]
-    metrics = ("exact", "choice", "margin", "logp")
-    lines = [f"| task, tokens | model | {' | '.join(metrics)} |", f"|---|---|{'---|' * len(metrics)}"]
-    for task, length in ((cell["task"], cell["length"]) for cell in cells):
-        for name, files in results.items():
-            curves = {metric: _curve(files, task, metric, "metrics")[length] for metric in metrics}
-            shown = " | ".join(_range(curves[metric]) for metric in metrics)
-            lines.append(f"| {task}, {length:,} | {name} | {shown} |")
-        guess = {metric: _curve([results["hybrid"][0]], task, metric, "guess")[length][0] for metric in metrics}
-        lines.append(f"| {task}, {length:,} | a guess | {' | '.join(f'{guess[metric]:.3g}' for metric in metrics)} |")
+def _rows(models: Results, task: str, note: str) -> Iterator[str]:
+    """Lines of the table: a task at each length, each model and a guess."""
+    of_model = {
+        name: {metric: _curve(files, task, metric, "metrics") for metric in METRICS} for name, files in models.items()
+    }
+    guess = {metric: _curve(models["hybrid"][:1], task, metric, "guess") for metric in METRICS}
+    for length in guess["exact"]:
+        for name, curves in {**of_model, "a guess": guess}.items():
+            values = " | ".join(_range(curves[metric][length]) for metric in METRICS)
+            yield f"| {task}{note} | {length:,.0f} | {name} | {values} |"
+
+
+def _table(config: RetrievalConfig, rows: Sequence[str]) -> str:
+    head = [f"| task | tokens | model | {' | '.join(METRICS)} |", f"|---|---|---|{'---|' * len(METRICS)}"]
     command = f"tandem recipe retrieval --samples {config.samples} --seed {config.seed}"
+    if config.seeds is not None:
+        command += f" --seeds {config.seeds}"
+    if config.taught_steps:
+        command += f" --taught-steps {config.taught_steps}"
     note = f"{config.samples} questions at each length to each training; mean (lowest–highest). `{command}`"
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([*head, *rows, "", note, ""])
 
 
 def _range(values: Sequence[float]) -> str:
