@@ -170,9 +170,10 @@ def test_long_contexts_lose_their_beginning(
     assert text == done.text
 
 
-@pytest.fixture
-def tasks(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multiple-choice, a generation and a rolling task over one local JSON file."""
+    tmp_path = tmp_path_factory.mktemp("tasks")
     data = tmp_path / "questions.json"
     rows = ({"question": ask, "choices": choices, "answer": right} for ask, choices, right in QUESTIONS)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -240,6 +241,6 @@ def test_tasks_run_from_the_command_and_count_right(
     ],
 )
 def test_mistakes(adapter: Any, tasks: Path, options: dict[str, Any], message: str):
-    config = EvaluateConfig(**{"include_path": tasks, "output": tasks / "o.json", "device": "cpu", **options})
+    config = EvaluateConfig(**{"include_path": tasks, "output": tasks / "mistakes.json", "device": "cpu", **options})
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         run_evaluation("nano", config)

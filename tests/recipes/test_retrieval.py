@@ -29,13 +29,13 @@ def config(tmp_path: Path) -> RetrievalConfig:
             hub.save(HybridLM(shape), tokenizer, twins / f"{name}-seed-{seed}" / "model")
     (twins / "config.json").write_text(json.dumps({"context": 128, "against": ["mamba"]}))
     return RetrievalConfig(
-        run_dir=tmp_path / "run", twins=twins, also=(str(twins / "hybrid-seed-0/model"),), samples=2, device="cpu"
+        run_dir=tmp_path / "run", twins=twins, also=(str(twins / "hybrid-seed-0/model"),), samples=1, device="cpu"
     )
 
 
 def test_all_checkpoints_answer_the_same_questions(config: RetrievalConfig, capsys: pytest.CaptureFixture[str]):
     assert compare_retrieval(config) == config.run_dir
-    results = json.loads((config.run_dir / "retrieval.json").read_text())
+    results = json.loads((config.run_dir / "retrieval.json").read_text())["models"]
     assert {name: len(files) for name, files in results.items()} == {"hybrid": 2, "mamba": 2, "model": 1}
     for name, files in results.items():
         for number, file in enumerate(files):
@@ -48,7 +48,7 @@ def test_all_checkpoints_answer_the_same_questions(config: RetrievalConfig, caps
     margins = [file["results"][7]["metrics"]["margin"]["value"] for file in results["mamba"]]
     mean = sum(margins) / 2
     assert f"{mean:.3g} ({min(margins):.3g}–{max(margins):.3g})" in table
-    assert "| phone-book, 512 | a guess | " in table
+    assert "| phone-book | 512 | a guess | " in table
     assert (config.run_dir / "retrieval.png").read_bytes().startswith(b"\x89PNG")
 
     before = (config.run_dir / "mamba-1.json").stat().st_mtime_ns
@@ -69,6 +69,24 @@ def test_all_checkpoints_answer_the_same_questions(config: RetrievalConfig, caps
 def test_mistakes_are_one_line(config: RetrievalConfig, spoil: Callable[..., Any], message: str):
     with pytest.raises(ValueError, match=message):
         compare_retrieval(spoil(replace(config, samples=1)))
+
+
+def test_taught_twins_are_asked_again(config: RetrievalConfig, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, int]] = []
+
+    def teach(source: str, run_dir: Path, *, steps: int, context: int, device: torch.device) -> Path | None:
+        asked.append((run_dir.name, steps))
+        return None if len(asked) > 3 else Path(source)
+
+    monkeypatch.setattr("tandem.recipes.retrieval.teach_lookup", teach)
+    taught = replace(config, taught_steps=9, seeds=1, also=())
+    assert compare_retrieval(taught) == config.run_dir
+    assert asked == [("taught-hybrid-0", 9), ("taught-mamba-0", 9)]
+    results = json.loads((config.run_dir / "retrieval.json").read_text())
+    # Nothing was learned here, so the answers are those of before.
+    assert results["taught"]["mamba"][0]["results"] == results["models"]["mamba"][0]["results"][4:]
+    assert "| phone-book, taught | 128 | hybrid | " in (config.run_dir / "retrieval.md").read_text()
+    assert compare_retrieval(replace(taught, run_dir=config.run_dir.with_name("b"))) is None
 
 
 def test_twins_that_are_not_finished(config: RetrievalConfig):

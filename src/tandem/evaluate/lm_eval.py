@@ -96,7 +96,10 @@ class TandemLM(_model_api.LM):
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes behind each context, up to the first stop string, think blocks stripped."""
+        """What the model writes behind each context, up to the first stop string, think blocks stripped.
+
+        A context that leaves no room for the answer loses its beginning.
+        """
         normalize = importlib.import_module("lm_eval.models.utils").normalize_gen_kwargs
         groups: dict[str, list[int]] = {}
         options = [normalize(request.args[1], _MAX_TOKENS) for request in requests]
@@ -130,7 +133,8 @@ class TandemLM(_model_api.LM):
 
     def _prompt(self, context: str, max_tokens: int) -> list[int]:
         ids = self._chats.get(context) or self.subject.tokenizer.text_ids(context)
-        room = max(1, self.subject.context - max_tokens + 1)
+        # A task may ask for more than the context holds; then the prompt keeps half of it.
+        room = max(self.subject.context - max_tokens + 1, (self.subject.context + 1) // 2)
         if len(ids) > room:
             _log.warning("a prompt of %d tokens loses the first %d", len(ids), len(ids) - room)
         return ids[-room:]

@@ -83,7 +83,7 @@ def compare_retrieval(config: RetrievalConfig) -> Path | None:
         for name, sources in models.items()
     }
     taught: dict[str, list[dict[str, Any]]] = {}
-    for name in [name for name in models if config.taught_steps and name not in config.also]:
+    for name in [name for name in models if config.taught_steps and name in ("hybrid", "attention", "mamba")]:
         for number, source in enumerate(models[name]):
             directory = config.run_dir / f"taught-{name}-{number}"
             device = hub.choose_device(config.device)
@@ -115,13 +115,19 @@ def _trained_length(twins: Path) -> int:
 
 
 def _models(config: RetrievalConfig) -> dict[str, list[str]]:
-    """The checkpoints of each model, one a seed."""
+    """The checkpoints of each model, one a seed.
+
+    Raises:
+        ValueError: twins that are not trained yet, or a source that is none.
+    """
     twins = read_json_object(config.twins / "config.json")
     names = ("hybrid", *twins["against"])
     seeds = {name: _seeds(config.twins, name)[: config.seeds] for name in names}
     missing = [name for name, checkpoints in seeds.items() if not checkpoints]
     if missing:
         raise ValueError(f"twins={config.twins} has no trained {missing[0]}; finish `tandem recipe twins`")
+    for source in config.also:
+        hub.find(source)
     return {**seeds, **{Path(source).name: [source] for source in config.also}}
 
 
