@@ -30,6 +30,14 @@ class Scripted(Subject):
     def wanted(self, text: str) -> str:
         raise AssertionError
 
+    def score(self, prompt: Sequence[int], answer: Sequence[int]) -> TokenScores:
+        raise AssertionError
+
+    def compare(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[TokenScores]]:
+        return [[self.score(prompt, one) for one in own] for prompt, own in zip(prompts, answers, strict=True)]
+
     def answers(
         self,
         prompts: Sequence[Sequence[int]],
@@ -45,13 +53,9 @@ class Oracle(Scripted):
     def wanted(self, text: str) -> str:
         return number_asked_for(text)
 
-    def scores(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[TokenScores]:
-        found = []
-        for row, start in zip(rows, starts, strict=True):
-            right = self.wanted(self.tokenizer.decode(row[:start])) == self.tokenizer.decode(row[start:])
-            size = len(row) - start
-            found.append(TokenScores(torch.full((size,), 0.0 if right else -9.0), torch.full((size,), right)))
-        return found
+    def score(self, prompt: Sequence[int], answer: Sequence[int]) -> TokenScores:
+        right = self.wanted(self.tokenizer.decode(prompt)) == self.tokenizer.decode(answer)
+        return TokenScores(torch.full((len(answer),), 0.0 if right else -9.0), torch.full((len(answer),), right))
 
 
 _luck = random.Random(0)
@@ -64,21 +68,18 @@ class Guesser(Scripted):
         book = re.findall(r": \+(\d{7})\n", text.partition("\n\n")[0] + "\n")
         return _luck.choice(book) if book else str(_luck.randrange(10**6, 10**7))
 
-    def scores(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[TokenScores]:
+    def score(self, prompt: Sequence[int], answer: Sequence[int]) -> TokenScores:
         """Each token of an answer has the probability that a guess gives it, and is the most likely one as often."""
-        found = []
-        for row, start in zip(rows, starts, strict=True):
-            text = self.tokenizer.decode(row[:start])
-            book = re.findall(r": \+(\d{7})\n", text.partition("\n\n")[0] + "\n")
-            answer, logps, hits = self.tokenizer.decode(row[start:]), [], []
-            for k, digit in enumerate(answer):
-                if book:
-                    nexts = [number[k] for number in book if number.startswith(answer[:k])]
-                else:
-                    nexts = list("123456789" if k == 0 else "0123456789")
-                counts = [nexts.count(other) for other in sorted(set(nexts))]
-                best = [other for other, count in zip(sorted(set(nexts)), counts, strict=True) if count == max(counts)]
-                hits.append(_luck.choice(best) == digit)
-                logps.append(nexts.count(digit) / len(nexts))
-            found.append(TokenScores(torch.tensor(logps).log(), torch.tensor(hits)))
-        return found
+        text = self.tokenizer.decode(prompt)
+        book = re.findall(r": \+(\d{7})\n", text.partition("\n\n")[0] + "\n")
+        number, logps, hits = self.tokenizer.decode(answer), [], []
+        for k, digit in enumerate(number):
+            if book:
+                nexts = [other[k] for other in book if other.startswith(number[:k])]
+            else:
+                nexts = list("123456789" if k == 0 else "0123456789")
+            counts = [nexts.count(other) for other in sorted(set(nexts))]
+            best = [other for other, count in zip(sorted(set(nexts)), counts, strict=True) if count == max(counts)]
+            hits.append(_luck.choice(best) == digit)
+            logps.append(nexts.count(digit) / len(nexts))
+        return TokenScores(torch.tensor(logps).log(), torch.tensor(hits))

@@ -49,11 +49,14 @@ def test_a_model_is_measured_by_what_it_generates_and_scores(
     for index, outcome in enumerate(found):
         generator = random.Random(f"5 {task} 200 {index}")
         sample = draw(generator, index / 2)
-        question = lay_out(reader, sample, "1234567", task=task, length=200)
-        assert tokenizer.decode(question.prompt) + sample.answer == tokenizer.decode(question.ids)
+        question = lay_out(reader, sample, task=task, length=200)
+        ids = question.before + question.right
+        assert tokenizer.decode(question.prompt) + sample.answer == tokenizer.decode(ids)
         (written,) = reader.answers([question.prompt])
-        (scores,) = reader.scores([question.ids], [question.start])
-        assert outcome.tokens == len(question.ids) <= 200
+        (scores,) = reader.scores([ids], [len(question.before)])
+        (decoy,) = reader.scores([question.before + question.decoy], [len(question.before)])
+        assert outcome.margin == pytest.approx(float(scores.logp_T.sum() - decoy.logp_T.sum()) / 7, abs=1e-4)
+        assert outcome.tokens == len(ids) <= 200
         assert outcome.exact == (first_number(written.answer) == sample.answer)
         assert outcome.logp == pytest.approx(float(scores.logp_T.sum()) / 7, rel=1e-4)
         assert outcome.accuracy == pytest.approx(float(scores.greedy_T.float().mean()))
@@ -63,23 +66,28 @@ def test_a_model_is_measured_by_what_it_generates_and_scores(
 def test_the_largest_form_that_fits_is_asked(subject: Subject, task: str, draw: Draw):
     sample = draw(random.Random(1), 0.5)
     for length in (150, 151, 158, 163):
-        question = lay_out(subject, sample, "1234567", task=task, length=length)
+        question = lay_out(subject, sample, task=task, length=length)
         units = next(
             k
             for k in range(sample.least, length)
             if len(subject.with_answer(sample.prompt(k, chat=False), sample.answer)[0]) > length
         )
-        assert question.ids == subject.with_answer(sample.prompt(units - 1, chat=False), sample.answer)[0]
-        assert question.decoy != question.ids
+        ids = subject.with_answer(sample.prompt(units - 1, chat=False), sample.answer)[0]
+        assert question.before + question.right == ids
+        assert question.decoy != question.right
 
 
-def test_decoys_are_another_number(subject: Subject):
-    generator = random.Random(1)
-    needle = lay_out(subject, draw_needle(generator, 0.5), "1234567", task="needle", length=150)
-    assert subject.tokenizer.decode(needle.decoy[needle.decoy_start :]) == "1234567"
-    book = lay_out(subject, draw_phone_book(generator, 1.0), "1234567", task="phone-book", length=150)
-    decoy = subject.tokenizer.decode(book.decoy[book.decoy_start :])
-    assert decoy in set(book.rivals) - {book.answer}
+@task_and_draw
+@pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("length", [150, 400])
+def test_decoys_are_another_number_that_is_not_asked_for(
+    subject: Subject, task: str, draw: Draw, length: int, depth: float
+):
+    question = lay_out(subject, draw(random.Random(1), depth), task=task, length=length)
+    decoy, text = subject.tokenizer.decode(question.decoy), subject.tokenizer.decode(question.prompt)
+    assert decoy != question.answer
+    assert text.count(decoy) == (1 if task == "phone-book" else 0)
+    assert text.count(question.answer) == 1
 
 
 def test_other_lengths_and_seeds_ask_other_questions(oracle: Subject):

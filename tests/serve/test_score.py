@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tandem.nn import HybridLM, SequenceLayout
-from tandem.serve import score_batch, score_long, score_tokens
+from tandem.serve import score_batch, score_continuations, score_long, score_tokens
 
 
 @pytest.mark.parametrize("length", [2, 9, 61])
@@ -38,6 +38,24 @@ def test_a_batch_scores_the_ends_of_its_rows(model: HybridLM, monkeypatch: pytes
         with torch.no_grad():
             logits_TV = model(torch.tensor(row[:-1]), SequenceLayout.from_lengths([len(row) - 1], chunk=8))
         assert scores.greedy_T.tolist() == [logits_TV[k - 1].argmax() == row[k] for k in range(start, len(row))]
+
+
+def test_continuations_score_as_whole_texts(model: HybridLM) -> None:
+    def ids(count: int) -> list[int]:
+        return torch.randint(32, 300, (count,), generator=torch.Generator().manual_seed(count)).tolist()
+
+    prompts = [ids(1), ids(19), ids(90)]
+    continuations = [[ids(3)], [ids(1), ids(5), ids(12)], [ids(7), ids(2)]]
+    found = score_continuations(model, prompts, continuations)
+    for prompt, several, scored in zip(prompts, continuations, found, strict=True):
+        rows = [[*prompt, *more] for more in several]
+        for own, whole in zip(scored, score_batch(model, rows, [len(prompt)] * len(rows)), strict=True):
+            torch.testing.assert_close(own.logp_T, whole.logp_T, rtol=1e-4, atol=1e-4)
+            assert torch.equal(own.greedy_T, whole.greedy_T)
+    with pytest.raises(ValueError, match="continuation has no token"):
+        score_continuations(model, prompts[:1], [[[]]])
+    with pytest.raises(ValueError, match=r"prompt of 97 tokens is longer than config\.context=96"):
+        score_continuations(model, prompts[2:], [[ids(8)]])
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 500])

@@ -14,7 +14,6 @@ _PLACES = (
     *("Lisbon", "Vienna", "Cairo", "Bergen", "Havana", "Riga", "Dublin", "Naples", "Quito", "Oslo"),
     *("Prague", "Lyon", "Seville", "Kyoto", "Boston", "Delhi", "Athens", "Bruges", "Lima", "Tunis"),
 )
-_NUMBERS = 9_000_000  # numbers of seven digits whose first is not 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +21,14 @@ class Needle:
     """One question.
 
     Attributes:
-        answer: seven digits.
+        answer, other: seven digits that are in the text, and seven that are not.
         place: the place whose number is asked for.
         begin: index of the haystack's first word in the novels.
         depth: where the needle stands, from 0 (in front) to 1 (at the end).
     """
 
     answer: str
+    other: str
     place: str
     begin: int
     depth: float
@@ -54,6 +54,10 @@ class Needle:
             return f"{text}\n\nWhat is the secret number of {self.place}? Answer with the number alone."
         return f"{text}\n\nThe secret number of {self.place} is #"
 
+    def decoy(self, units: int) -> str:
+        """A number that is not in the text."""
+        return self.other
+
     def rivals(self, units: int) -> tuple[str, ...]:
         """Numbers in the text that could be taken for the answer: none."""
         return ()
@@ -63,6 +67,7 @@ def draw_needle(generator: random.Random, depth: float) -> Needle:
     """A needle with a random number, place and haystack."""
     return Needle(
         answer=number(generator),
+        other=number(generator),
         place=generator.choice(_PLACES),
         begin=generator.randrange(len(prose())),
         depth=depth,

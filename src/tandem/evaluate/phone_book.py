@@ -58,15 +58,20 @@ class PhoneBook:
     def prompt(self, units: int, *, chat: bool) -> str:
         """A book of `units` lines, two examples, and the question."""
         lines, asked = self._lines(units)
-        others = lines[:asked] + lines[asked + 1 :]
-        # From the middle of either half, so that the examples stand in the book too, at every size.
-        examples = [others[len(others) // 4], others[len(others) * 3 // 4]]
+        examples = _examples(lines, asked)
         name = lines[asked][0]
         if chat:
             shown = ", ".join(f"the number of {other} is +{digits}" for other, digits in examples)
             return f"{_book_text(lines)}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
         shown = "".join(f"{other}: +{digits}\n" for other, digits in examples)
         return f"{heading(lines)}{shown}{name}: +"
+
+    def decoy(self, units: int) -> str:
+        """The number of the nearest line that is no example: those stand in the text twice."""
+        lines, asked = self._lines(units)
+        shown = _examples(lines, asked)
+        others = [k for k, line in enumerate(lines) if k != asked and (line not in shown or units == self.least)]
+        return lines[min(others, key=lambda k: abs(k - asked))][1]
 
     def rivals(self, units: int) -> Sequence[str]:
         """All numbers of the book."""
@@ -77,6 +82,12 @@ class PhoneBook:
         (name, _), *others = _seeded(self.seed).lines(units)
         asked = round(self.depth * (units - 1))
         return [*others[:asked], (name, self.answer), *others[asked:]], asked
+
+
+def _examples(lines: list[tuple[str, str]], asked: int) -> list[tuple[str, str]]:
+    """Two other lines, from the middle of either half, so that they stand in the book at every size."""
+    others = lines[:asked] + lines[asked + 1 :]
+    return [others[len(others) // 4], others[len(others) * 3 // 4]]
 
 
 def heading(lines: Sequence[tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tandem.evaluate.estimate import Estimate, mean, share
-from tandem.evaluate.sample import DIGITS, Sample, first_number, guess_probability, guessed_share, number
+from tandem.evaluate.sample import DIGITS, Sample, first_number, guess_probability, guessed_share
 from tandem.evaluate.subject import Subject
 from tandem.serve import TokenScores
 
@@ -47,18 +47,16 @@ class Question:
     """A sample laid out for one model.
 
     Attributes:
-        ids: the prompt and the answer; start: where the answer begins.
-        decoy, decoy_start: the same for the decoy.
         prompt: what is to be continued.
+        before, right, decoy: what stands before both numbers as one text with them, and their own ids.
         pieces: the digits of each token of the answer.
         rivals: numbers that could be taken for the answer.
     """
 
-    ids: list[int]
-    start: int
-    decoy: list[int]
-    decoy_start: int
     prompt: list[int]
+    before: list[int]
+    right: list[int]
+    decoy: list[int]
     answer: str
     depth: float
     pieces: list[str]
@@ -113,22 +111,14 @@ def measure_retrieval(
         indices = range(at, min(at + grid.batch, grid.samples))
         generators = [random.Random(f"{grid.seed} {task} {length} {k}") for k in indices]
         samples = [draw(generator, grid.depth(k)) for generator, k in zip(generators, indices, strict=True)]
-        decoys = [number(generator) for generator in generators]
-        questions = [
-            lay_out(reader, sample, decoy, task=task, length=length)
-            for sample, decoy in zip(samples, decoys, strict=True)
-        ]
+        questions = [lay_out(reader, sample, task=task, length=length) for sample in samples]
         outcomes += _ask(reader, questions)
         advance(len(questions))
     return outcomes
 
 
-def lay_out(subject: Subject, sample: Sample, decoy: str, *, task: str, length: int) -> Question:
-    """The largest form of a sample whose prompt and answer have at most `length` tokens.
-
-    Args:
-        decoy: a number that is not in the text, for a sample whose text has no other ones.
-    """
+def lay_out(subject: Subject, sample: Sample, *, task: str, length: int) -> Question:
+    """The largest form of a sample whose prompt and answer have at most `length` tokens."""
 
     def size(units: int) -> int:
         return len(subject.with_answer(sample.prompt(units, chat=subject.chat), sample.answer)[0])
@@ -140,38 +130,34 @@ def lay_out(subject: Subject, sample: Sample, decoy: str, *, task: str, length: 
         raise ValueError(f"length={length} is more than {task} can fill with {most} units; use a shorter one")
     units = least + bisect_right(range(least, most + 1), length, key=size) - 1
     prompt = sample.prompt(units, chat=subject.chat)
-    ids, start = subject.with_answer(prompt, sample.answer)
-    rivals = sample.rivals(units)
-    others = [rival for rival in rivals if rival != sample.answer]
-    # A neighbor in the book, so that the decoy is as far back as the answer.
-    wrong, wrong_start = subject.with_answer(prompt, others[int(sample.depth * (len(others) - 1))] if others else decoy)
-    pieces = ["".join(filter(str.isdecimal, subject.tokenizer.decode([k]))) for k in ids[start:]]
+    right, start = subject.with_answer(prompt, sample.answer)
+    decoy, decoy_start = subject.with_answer(prompt, sample.decoy(units))
+    start = min(start, decoy_start)
+    pieces = ["".join(filter(str.isdecimal, subject.tokenizer.decode([k]))) for k in right[start:]]
     return Question(
-        ids=ids,
-        start=start,
-        decoy=wrong,
-        decoy_start=wrong_start,
         prompt=subject.prompt_ids(prompt),
+        before=right[:start],
+        right=right[start:],
+        decoy=decoy[start:],
         answer=sample.answer,
         depth=sample.depth,
         pieces=pieces,
-        rivals=rivals,
+        rivals=sample.rivals(units),
     )
 
 
 def _ask(subject: Subject, questions: Sequence[Question]) -> Iterator[Outcome]:
     written = subject.answers([question.prompt for question in questions])
-    given = subject.scores([question.ids for question in questions], [question.start for question in questions])
-    decoys = subject.scores(
-        [question.decoy for question in questions], [question.decoy_start for question in questions]
+    given = subject.compare(
+        [question.before for question in questions], [[question.right, question.decoy] for question in questions]
     )
-    for question, completion, scores, decoy in zip(questions, written, given, decoys, strict=True):
-        guess, logp = guess_probability(question.rivals), _per_digit(scores)
+    for question, completion, (right, decoy) in zip(questions, written, given, strict=True):
+        guess, logp = guess_probability(question.rivals), _per_digit(right)
         yield Outcome(
             depth=question.depth,
-            tokens=len(question.ids),
+            tokens=len(question.before) + len(question.right),
             exact=first_number(completion.answer) == question.answer,
-            accuracy=float(scores.greedy_T.double().mean()),
+            accuracy=float(right.greedy_T.double().mean()),
             logp=logp,
             margin=logp - _per_digit(decoy),
             guess_exact=guess,

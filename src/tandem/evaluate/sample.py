@@ -34,6 +34,10 @@ class Sample(Protocol):
         """The whole prompt with `units` units: with a question for a chat model, else to be continued by the answer."""
         ...
 
+    def decoy(self, units: int) -> str:
+        """A wrong number that is as good a guess as the answer: one of its rivals, or one that is not in the text."""
+        ...
+
     def rivals(self, units: int) -> Sequence[str]:
         """All numbers of the text that look like the answer, itself included; empty when it is the only one."""
         ...

@@ -13,7 +13,17 @@ import torch
 from tandem import hub
 from tandem.data import TextTokenizer, is_thinking
 from tandem.nn import HybridLM
-from tandem.serve import Completion, Sampling, TextStream, Thinking, TokenScores, chat_ids, generate_batch, score_batch
+from tandem.serve import (
+    Completion,
+    Sampling,
+    TextStream,
+    Thinking,
+    TokenScores,
+    chat_ids,
+    generate_batch,
+    score_batch,
+    score_continuations,
+)
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -122,6 +132,12 @@ class Subject:
             for _ in stream:
                 pass
         return [stream.completion for stream in streams]
+
+    def compare(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[TokenScores]]:
+        """Scores several answers to each prompt, see `tandem.serve.score_continuations`."""
+        return score_continuations(self.model, prompts, answers)
 
     def scores(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[TokenScores]:
         """Scores the end of each row, see `tandem.serve.score_batch`."""

@@ -3,7 +3,7 @@
 from tandem.serve.chat import Message, Thinking, chat_ids, check_thinking
 from tandem.serve.generate import check_request, generate_batch, generate_tokens
 from tandem.serve.sampling import Sampling, probabilities, sample
-from tandem.serve.score import TokenScores, score_batch, score_long, score_tokens
+from tandem.serve.score import TokenScores, score_batch, score_continuations, score_long, score_tokens
 from tandem.serve.stops import StopMatcher
 from tandem.serve.stream import Completion, TextStream
 
@@ -23,6 +23,7 @@ __all__ = [
     "probabilities",
     "sample",
     "score_batch",
+    "score_continuations",
     "score_long",
     "score_tokens",
 ]

@@ -67,6 +67,43 @@ def score_batch(model: HybridLM, rows: Sequence[Sequence[int]], starts: Sequence
     return [TokenScores(*parts) for parts in zip(*(values.split(counts) for values in scores), strict=True)]
 
 
+@torch.no_grad()
+def score_continuations(
+    model: HybridLM, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+) -> list[list[TokenScores]]:
+    """Scores several continuations of each prompt, each token given all before it; a prompt is read only once.
+
+    Raises:
+        ValueError: an empty prompt or continuation, an id outside the vocabulary, or more than config.context ids before the
+            last of a continuation.
+    """
+    pairs = [(slot, more) for slot, several in enumerate(continuations) for more in several]
+    if not all(len(more) for _, more in pairs):
+        raise ValueError("continuation has no token to score; give at least one")
+    check_request(model, [[*prompts[slot], *more[:-1]] for slot, more in pairs], max_tokens=1)
+    check_request(model, [more[-1:] for _, more in pairs], max_tokens=1)
+    device = next(model.parameters()).device
+    state = model.new_state(len(prompts), device)
+    layout = state.layout([len(prompt) for prompt in prompts])
+    with evaluating(model):
+        x_TD, _ = model.hidden(torch.tensor([k for prompt in prompts for k in prompt], device=device), layout, state)
+        before = x_TD[layout.last_S][torch.tensor([slot for slot, _ in pairs], device=device)]
+        parts = [row[None] for row in before]
+        longer = [k for k, (_, more) in enumerate(pairs) if len(more) > 1]
+        if longer:
+            branch = state.select([pairs[k][0] for k in longer])
+            sizes = [len(pairs[k][1]) - 1 for k in longer]
+            fed_T = torch.tensor([token for k in longer for token in pairs[k][1][:-1]], device=device)
+            x_TD, _ = model.hidden(fed_T, branch.layout(sizes), branch)
+            for k, own_TD in zip(longer, x_TD.split(sizes), strict=True):
+                parts[k] = torch.cat([parts[k], own_TD])
+        targets_T = torch.tensor([token for _, more in pairs for token in more], device=device)
+        scores = _token_scores(model, torch.cat(parts), targets_T)
+    counts = [len(more) for _, more in pairs]
+    found = iter([TokenScores(*own) for own in zip(*(values.split(counts) for values in scores), strict=True)])
+    return [[next(found) for _ in several] for several in continuations]
+
+
 def score_long(model: HybridLM, ids: Sequence[int], *, block: int = 512) -> Iterator[TokenScores]:
     """Scores ids[1:] of a text of any length, block by block, through one decode state.
 
