@@ -29,10 +29,10 @@ def test_an_oracle_is_always_right(oracle: Subject, task: str, draw: Draw, chat:
 
 @task_and_draw
 def test_a_guesser_is_as_often_right_as_is_said(guesser: Subject, task: str, draw: Draw):
-    found = measure_retrieval(guesser, draw, task=task, length=180, grid=Grid(samples=200))
+    found = measure_retrieval(guesser, draw, task=task, length=180, grid=Grid(samples=120))
     metrics, said = estimates(found), guesses(found)
     assert metrics["exact"].low <= said["exact"] <= metrics["exact"].high
-    assert metrics["accuracy"].value == pytest.approx(said["accuracy"], abs=0.03)
+    assert metrics["accuracy"].value == pytest.approx(said["accuracy"], abs=0.04)
     assert metrics["logp"].value == pytest.approx(said["logp"], abs=1e-6)
     assert metrics["margin"].value == pytest.approx(0, abs=1e-6)
     assert said["exact"] == pytest.approx({"needle": 1 / 9e6, "phone-book": 1 / 6}[task], rel=0.3)

@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> RetrievalConfig:
 
 def test_all_checkpoints_answer_the_same_questions(config: RetrievalConfig, capsys: pytest.CaptureFixture[str]):
     assert compare_retrieval(config) == config.run_dir
-    results = json.loads((config.run_dir / "retrieval.json").read_text())["models"]
+    results = json.loads((config.run_dir / "retrieval.json").read_text())
     assert {name: len(files) for name, files in results.items()} == {"hybrid": 2, "mamba": 2, "model": 1}
     for name, files in results.items():
         for number, file in enumerate(files):
@@ -69,24 +69,6 @@ def test_all_checkpoints_answer_the_same_questions(config: RetrievalConfig, caps
 def test_mistakes_are_one_line(config: RetrievalConfig, spoil: Callable[..., Any], message: str):
     with pytest.raises(ValueError, match=message):
         compare_retrieval(spoil(replace(config, samples=1)))
-
-
-def test_taught_twins_are_asked_again(config: RetrievalConfig, monkeypatch: pytest.MonkeyPatch):
-    asked: list[tuple[str, int]] = []
-
-    def teach(source: str, run_dir: Path, *, steps: int, context: int, device: torch.device) -> Path | None:
-        asked.append((run_dir.name, steps))
-        return None if len(asked) > 3 else Path(source)
-
-    monkeypatch.setattr("tandem.recipes.retrieval.teach_lookup", teach)
-    taught = replace(config, taught_steps=9, seeds=1, also=())
-    assert compare_retrieval(taught) == config.run_dir
-    assert asked == [("taught-hybrid-0", 9), ("taught-mamba-0", 9)]
-    results = json.loads((config.run_dir / "retrieval.json").read_text())
-    # Nothing was learned here, so the answers are those of before.
-    assert results["taught"]["mamba"][0]["results"] == results["models"]["mamba"][0]["results"][4:]
-    assert "| phone-book, taught | 128 | hybrid | " in (config.run_dir / "retrieval.md").read_text()
-    assert compare_retrieval(replace(taught, run_dir=config.run_dir.with_name("b"))) is None
 
 
 def test_twins_that_are_not_finished(config: RetrievalConfig):

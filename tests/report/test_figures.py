@@ -41,12 +41,13 @@ def test_comparison_figure_draws_mean_and_range_of_what_all_seeds_logged():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["hybrid 1.300", "attention 1.500"]
 
 
-def test_retrieval_figure_draws_means_ranges_and_guesses():
-    panels = {"Needle": {"hybrid": {512: [0.2, 0.4], 1024: [0.1, 0.1]}, "mamba": {512: [0.0], 1024: [0.5]}}}
+def test_retrieval_figure_draws_results_bands_and_guesses():
+    hybrid = {512: (0.3, 0.2, 0.4), 1024: (0.1, 0.1, 0.2)}
+    panels = {"Needle": {"hybrid": hybrid, "mamba": {512: (0.0, 0.0, 0.1), 1024: (0.5, 0.3, 0.6)}}}
     axes, hidden = retrieval_figure(panels, {"Needle": {512: 0.05, 1024: 0.02}}, trained_length=512).axes
     lines = {line.get_label(): [list(values) for values in line.get_data()] for line in axes.lines[:3]}
     assert lines == {
-        "hybrid": [[512, 1024], [pytest.approx(0.3), pytest.approx(0.1)]],
+        "hybrid": [[512, 1024], [0.3, 0.1]],
         "mamba": [[512, 1024], [0.0, 0.5]],
         "a guess": [[512, 1024], [0.05, 0.02]],
     }

@@ -1,7 +1,7 @@
 """From text to batches: tokenizer, corpora, token shards, packing."""
 
 from tandem.data.baselines import compression_baselines
-from tandem.data.batches import Batch, make_batch
+from tandem.data.batches import Batch
 from tandem.data.chat_template import has_chat_template
 from tandem.data.corpora import (
     CLASSICS_FILE,
@@ -57,7 +57,6 @@ __all__ = [
     "drop_semantic_duplicates",
     "has_chat_template",
     "is_thinking",
-    "make_batch",
     "open_shards",
     "prepare",
     "print_corpus",

@@ -3,7 +3,7 @@
 from tandem.evaluate.estimate import Estimate
 from tandem.evaluate.needle import Needle, draw_needle
 from tandem.evaluate.perplexity import Reading, TextScore, measure_text
-from tandem.evaluate.phone_book import Book, PhoneBook, draw_phone_book, heading
+from tandem.evaluate.phone_book import PhoneBook, draw_phone_book
 from tandem.evaluate.results import Results
 from tandem.evaluate.retrieval import Grid, Outcome, measure_retrieval
 from tandem.evaluate.run import EvaluateConfig, output_file, run_evaluation
@@ -11,7 +11,6 @@ from tandem.evaluate.sample import Sample
 from tandem.evaluate.subject import Subject
 
 __all__ = [
-    "Book",
     "Estimate",
     "EvaluateConfig",
     "Grid",
@@ -25,7 +24,6 @@ __all__ = [
     "TextScore",
     "draw_needle",
     "draw_phone_book",
-    "heading",
     "measure_retrieval",
     "measure_text",
     "output_file",

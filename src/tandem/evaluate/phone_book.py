@@ -60,11 +60,12 @@ class PhoneBook:
         lines, asked = self._lines(units)
         examples = _examples(lines, asked)
         name = lines[asked][0]
+        book = "Phone book:\n" + "\n".join(f"{other}: +{digits}" for other, digits in lines)
         if chat:
             shown = ", ".join(f"the number of {other} is +{digits}" for other, digits in examples)
-            return f"{_book_text(lines)}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
+            return f"{book}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
         shown = "".join(f"{other}: +{digits}\n" for other, digits in examples)
-        return f"{heading(lines)}{shown}{name}: +"
+        return f"{book}\n\nNumbers asked for:\n{shown}{name}: +"
 
     def decoy(self, units: int) -> str:
         """The number of the nearest line that is no example: those stand in the text twice."""
@@ -79,7 +80,7 @@ class PhoneBook:
 
     def _lines(self, units: int) -> tuple[list[tuple[str, str]], int]:
         """Names and numbers in the order of the book, and the place of the one asked for."""
-        (name, _), *others = _seeded(self.seed).lines(units)
+        (name, _), *others = _book(self.seed).lines(units)
         asked = round(self.depth * (units - 1))
         return [*others[:asked], (name, self.answer), *others[asked:]], asked
 
@@ -90,20 +91,11 @@ def _examples(lines: list[tuple[str, str]], asked: int) -> list[tuple[str, str]]
     return [others[len(others) // 4], others[len(others) * 3 // 4]]
 
 
-def heading(lines: Sequence[tuple[str, str]]) -> str:
-    """A book of names and numbers, up to where base models are asked for some of them in lines of the same form."""
-    return f"{_book_text(lines)}\n\nNumbers asked for:\n"
-
-
-def _book_text(lines: Sequence[tuple[str, str]]) -> str:
-    return "Phone book:\n" + "\n".join(f"{name}: +{digits}" for name, digits in lines)
-
-
-class Book:
+class _Book:
     """Names, each once, with random numbers; drawn as far as somebody has read."""
 
-    def __init__(self, generator: random.Random) -> None:
-        self._generator = generator
+    def __init__(self, seed: int) -> None:
+        self._generator = random.Random(seed)
         self._numbers: dict[str, str] = {}
 
     def lines(self, count: int) -> list[tuple[str, str]]:
@@ -115,9 +107,7 @@ class Book:
         return list(islice(self._numbers.items(), count))
 
 
-@lru_cache(maxsize=8)
-def _seeded(seed: int) -> Book:
-    return Book(random.Random(seed))
+_book = lru_cache(maxsize=8)(_Book)
 
 
 def draw_phone_book(generator: random.Random, depth: float) -> PhoneBook:

@@ -1,7 +1,6 @@
 """Do models find a number again, in texts up to four times as long as those they were trained on? Start at `compare_retrieval`.
 
-The hybrid and its twins, as `tandem recipe twins` left them, and a bundled checkpoint answer the same questions. After so
-little training on prose they cannot; taught on phone books of the trained length (`lookup.py`), they differ.
+The hybrid and its twins, as `tandem recipe twins` left them, and a bundled checkpoint answer the same questions.
 """
 
 import json
@@ -16,11 +15,14 @@ from rich.markdown import Markdown
 from tandem import hub
 from tandem.data import read_json_object
 from tandem.evaluate import EvaluateConfig, run_evaluation
-from tandem.recipes.lookup import teach_lookup
 from tandem.report import atomic_path, png, retrieval_figure
 
 TASKS = ("needle", "phone-book")
-TITLES = {"exact": "numbers written right", "margin": "answer above a decoy, nats a digit"}
+TITLES = {
+    "exact": "share of numbers written right",
+    "logp": "log-probability of the answer, nats a digit",
+    "margin": "answer above a decoy, nats a digit",
+}
 METRICS = ("exact", "choice", "margin", "logp")
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -48,9 +50,6 @@ class RetrievalConfig:
     samples: int = 50
     """Questions at each length."""
 
-    taught_steps: int = 0
-    """Steps that teach each twin to look names up, after which it is asked again; none when 0."""
-
     seed: int = 0
     """Of the questions."""
 
@@ -63,48 +62,26 @@ class RetrievalConfig:
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"seeds={self.seeds} is below 1; use 1 or more")
-        if self.taught_steps < 0:
-            raise ValueError(f"taught_steps={self.taught_steps} is below 0; use 0 to teach nothing")
 
 
-def compare_retrieval(config: RetrievalConfig) -> Path | None:
+def compare_retrieval(config: RetrievalConfig) -> Path:
     """Measures what is not measured yet, and writes table and figure; returns the run directory.
-
-    None after an interruption while it taught, when the same call goes on.
 
     Raises:
         ValueError: no twins there, an unknown model, or results of other settings in the run directory.
     """
     console = Console(highlight=False, soft_wrap=True)
     trained = _trained_length(config.twins)
-    models = _models(config)
-    results = {
-        name: [_ask(config, console, name, number, source, TASKS) for number, source in enumerate(sources)]
-        for name, sources in models.items()
-    }
-    taught: dict[str, list[dict[str, Any]]] = {}
-    for name in [name for name in models if config.taught_steps and name in ("hybrid", "attention", "mamba")]:
-        for number, source in enumerate(models[name]):
-            directory = config.run_dir / f"taught-{name}-{number}"
-            device = hub.choose_device(config.device)
-            model = teach_lookup(source, directory, steps=config.taught_steps, context=trained, device=device)
-            if model is None:
-                console.print("stopped; the same command goes on")
-                return None
-            asked = _ask(config, console, f"taught-{name}", number, str(model), TASKS[1:])
-            taught.setdefault(name, []).append(asked)
-    _write(config, results, taught, trained)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, sources in _models(config).items():
+        for number, source in enumerate(sources):
+            console.print(f"{name} {number}: {source}")
+            file = config.run_dir / f"{name}-{number}.json"
+            results.setdefault(name, []).append(run_evaluation(source, _settings(config, file, trained)).plain)
+    _write(config, results, trained)
     console.print(Markdown((config.run_dir / "retrieval.md").read_text(encoding="utf-8")))
     console.print(f"comparison: {config.run_dir / 'retrieval.json'}, retrieval.md and retrieval.png beside it")
     return config.run_dir
-
-
-def _ask(
-    config: RetrievalConfig, console: Console, name: str, number: int, source: str, tasks: Sequence[str]
-) -> dict[str, Any]:
-    console.print(f"{name} {number}: {source}")
-    settings = _settings(config, config.run_dir / f"{name}-{number}.json", _trained_length(config.twins), tasks)
-    return run_evaluation(source, settings).plain
 
 
 def _trained_length(twins: Path) -> int:
@@ -136,9 +113,9 @@ def _seeds(twins: Path, name: str) -> list[str]:
     return [str(path) for path in sorted(models, key=lambda path: int(path.parent.name.rpartition("-")[2]))]
 
 
-def _settings(config: RetrievalConfig, file: Path, trained: int, tasks: Sequence[str]) -> EvaluateConfig:
+def _settings(config: RetrievalConfig, file: Path, trained: int) -> EvaluateConfig:
     return EvaluateConfig(
-        tasks=",".join(tasks),
+        tasks=",".join(TASKS),
         trained_length=trained,
         lengths=tuple(k * trained for k in (1, 2, 3, 4)),
         samples=config.samples,
@@ -149,18 +126,17 @@ def _settings(config: RetrievalConfig, file: Path, trained: int, tasks: Sequence
     )
 
 
-def _write(config: RetrievalConfig, results: Results, taught: Results, trained: int) -> None:
+def _write(config: RetrievalConfig, results: Results, trained: int) -> None:
     panels, guesses = {}, {}
-    kinds = [(results, task, "") for task in TASKS] + [(taught, TASKS[1], ", taught")] * bool(taught)
-    for models, task, note in kinds:
-        for metric, title in TITLES.items():
-            panel = f"{task.replace('-', ' ').capitalize()}{note}: {title}"
-            panels[panel] = {name: _curve(files, task, metric, "metrics") for name, files in models.items()}
-            curve = _curve(models["hybrid"][:1], task, metric, "guess")
+    for metric, title in TITLES.items():
+        for task in TASKS:
+            panel = f"{task.replace('-', ' ').capitalize()}: {title}"
+            panels[panel] = {name: _band(files, task, metric) for name, files in results.items()}
+            curve = _curve(results["hybrid"][:1], task, metric, "guess")
             guesses[panel] = {length: values[0] for length, values in curve.items()}
-    rows = [line for models, task, note in kinds for line in _rows(models, task, note)]
+    rows = [line for task in TASKS for line in _rows(results, task)]
     for name, content in (
-        ("retrieval.json", json.dumps({"models": results, "taught": taught}, indent=1).encode()),
+        ("retrieval.json", json.dumps(results, indent=1).encode()),
         ("retrieval.md", _table(config, rows).encode()),
         ("retrieval.png", png(retrieval_figure(panels, guesses, trained))),
     ):
@@ -177,7 +153,16 @@ def _curve(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str
     return curve
 
 
-def _rows(models: Results, task: str, note: str) -> Iterator[str]:
+def _band(files: Sequence[Mapping[str, Any]], task: str, metric: str) -> dict[float, tuple[float, float, float]]:
+    """The mean of all trainings with their range at each length; of one training, its 95 % interval."""
+    if len(files) > 1:
+        curve = _curve(files, task, metric, "metrics")
+        return {length: (sum(values) / len(values), min(values), max(values)) for length, values in curve.items()}
+    cells = [cell for cell in files[0]["results"] if cell["task"] == task]
+    return {cell["length"]: tuple(cell["metrics"][metric][end] for end in ("value", "low", "high")) for cell in cells}
+
+
+def _rows(models: Results, task: str) -> Iterator[str]:
     """Lines of the table: a task at each length, each model and a guess."""
     of_model = {
         name: {metric: _curve(files, task, metric, "metrics") for metric in METRICS} for name, files in models.items()
@@ -186,7 +171,7 @@ def _rows(models: Results, task: str, note: str) -> Iterator[str]:
     for length in guess["exact"]:
         for name, curves in {**of_model, "a guess": guess}.items():
             values = " | ".join(_range(curves[metric][length]) for metric in METRICS)
-            yield f"| {task}{note} | {length:,.0f} | {name} | {values} |"
+            yield f"| {task} | {length:,.0f} | {name} | {values} |"
 
 
 def _table(config: RetrievalConfig, rows: Sequence[str]) -> str:
@@ -194,8 +179,6 @@ def _table(config: RetrievalConfig, rows: Sequence[str]) -> str:
     command = f"tandem recipe retrieval --samples {config.samples} --seed {config.seed}"
     if config.seeds is not None:
         command += f" --seeds {config.seeds}"
-    if config.taught_steps:
-        command += f" --taught-steps {config.taught_steps}"
     note = f"{config.samples} questions at each length to each training; mean (lowest–highest). `{command}`"
     return "\n".join([*head, *rows, "", note, ""])
 
