@@ -200,7 +200,11 @@ def retrieval_figure(
         ):
             x = sorted(results)
             # Later lines are wider and lie below, so that equal results are seen.
-            style = {"linewidth": 1.4 + 0.9 * place, "markersize": 3.5 + place, "zorder": 3 - 0.1 * place}
+            style: dict[str, Any] = {
+                "linewidth": 1.4 + 0.9 * place,
+                "markersize": 3.5 + place,
+                "zorder": 3 - 0.1 * place,
+            }
             values, low, high = ([results[k][end] for k in x] for end in range(3))
             axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
             axes.plot(x, values, color=color, marker="o", label=name, **style)
