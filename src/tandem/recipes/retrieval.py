@@ -158,8 +158,13 @@ def _band(files: Sequence[Mapping[str, Any]], task: str, metric: str) -> dict[fl
     if len(files) > 1:
         curve = _curve(files, task, metric, "metrics")
         return {length: (sum(values) / len(values), min(values), max(values)) for length, values in curve.items()}
-    cells = [cell for cell in files[0]["results"] if cell["task"] == task]
-    return {cell["length"]: tuple(cell["metrics"][metric][end] for end in ("value", "low", "high")) for cell in cells}
+    band: dict[float, tuple[float, float, float]] = {}
+    for cell in (cell for cell in files[0]["results"] if cell["task"] == task):
+        found = cell["metrics"][metric]
+        # One sample has no interval.
+        low, high = (found["value"] if found[end] is None else found[end] for end in ("low", "high"))
+        band[cell["length"]] = (found["value"], low, high)
+    return band
 
 
 def _rows(models: Results, task: str) -> Iterator[str]:
