@@ -64,9 +64,9 @@ $(READY): $(INPUT)
 $(VENV)/ready-docs: $(READY)
 	@$(PIP) -e '.[docs]' && touch $@
 
-# Tests compare released models with transformers; nothing else needs it.
+# Tests compare released models with transformers, and run what is built on it; nothing else needs them.
 $(VENV)/ready-hf: $(READY)
-	@$(PIP) -e '.[hf]' && touch $@
+	@$(PIP) -e '.[hf,eval,tune]' && touch $@
 
 $(VENV)/ready-bench: $(READY)
 	@$(PIP) -e '.[bench]' && touch $@

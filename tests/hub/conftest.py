@@ -1,10 +1,12 @@
 """A tiny hybrid model with random weights, and a tokenizer trained on a few lines."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from tandem import hub
 from tandem.data import Tokenizer
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
@@ -50,3 +52,8 @@ def make_model(tokenizer: Tokenizer) -> Callable[..., HybridLM]:
 @pytest.fixture(scope="session")
 def model(make_model: Callable[..., HybridLM]) -> HybridLM:
     return make_model()
+
+
+@pytest.fixture
+def saved(model: HybridLM, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    return hub.save(model, tokenizer, tmp_path / "model")

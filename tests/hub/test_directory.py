@@ -25,11 +25,6 @@ def is_island(name: str) -> bool:
     return "island" in name.split(".")
 
 
-@pytest.fixture
-def saved(model: HybridLM, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    return hub.save(model, tokenizer, tmp_path / "model")
-
-
 @pytest.mark.parametrize("tie", [True, False])
 def test_round_trip_is_bit_exact(
     make_model: Callable[..., HybridLM], tokenizer: Tokenizer, tmp_path: Path, tie: bool
@@ -43,7 +38,7 @@ def test_round_trip_is_bit_exact(
     assert loaded_tokenizer.fingerprint == tokenizer.fingerprint
     assert not loaded.training
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
-        *("config.json", "model.safetensors", "tokenizer.json")
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     ]
     assert len({path.stat().st_mode for path in (tmp_path / "m").iterdir()}) == 1
     ids_T, layout = torch.arange(40, 60), SequenceLayout.from_lengths([20], chunk=8)
@@ -100,10 +95,17 @@ def test_float64_is_kept(make_model: Callable[..., HybridLM], tokenizer: Tokeniz
 
 def test_config_says_what_it_is(saved: Path, model: HybridLM, tokenizer: Tokenizer) -> None:
     plain = json.loads((saved / "config.json").read_text())
-    assert (plain["format"], plain["version"], plain["chat"]) == ("tandem", 1, False)
+    assert (plain["format"], plain["version"], plain["chat"]) == ("tandem", 2, False)
     assert hub.read_config(saved) == hub.SavedConfig(model=model.config, chat=False)
     hub.save(model, tokenizer, saved, chat=True)
     assert hub.read_config(saved).chat is True
+
+
+def test_the_first_version_had_the_shape_beside_its_own_keys(saved: Path, model: HybridLM) -> None:
+    flat = {"format": "tandem", "version": 1, "chat": True, **model.config.to_dict()}
+    (saved / "config.json").write_text(json.dumps(flat))
+    assert hub.read_config(saved) == hub.SavedConfig(model=model.config, chat=True)
+    assert_same_tensors(hub.load(saved)[0], model)
 
 
 def test_a_model_may_be_replaced_but_nothing_else(
@@ -126,7 +128,7 @@ def test_a_model_may_be_replaced_but_nothing_else(
     with pytest.raises(ValueError, match="Hugging Face config of model_type='llama'"):
         hub.save(other, tokenizer, foreign)
     (foreign / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"holds 'model\.safetensors' and is not a model directory"):
+    with pytest.raises(ValueError, match=r"holds 'generation_config\.json' and is not a model directory"):
         hub.save(other, tokenizer, foreign)
     with pytest.raises(ValueError, match="is a file"):
         hub.save(other, tokenizer, saved / "notes.txt")
@@ -178,9 +180,9 @@ def test_weights_that_do_not_fit_are_named(
     with pytest.raises(ValueError, match=rf"has {name} of shape \[1, 7\], config\.json asks for \["):
         hub.load(saved)
     hub.save(make_model(width=64), tokenizer, saved)
-    (saved / "config.json").write_text(
-        json.dumps({**json.loads((saved / "config.json").read_text()), "width": 32}), encoding="utf-8"
-    )
+    plain = json.loads((saved / "config.json").read_text())
+    plain["model"]["width"] = 32
+    (saved / "config.json").write_text(json.dumps(plain), encoding="utf-8")
     with pytest.raises(ValueError, match=r"of shape \[.*config\.json asks for"):
         hub.load(saved)
 
@@ -192,16 +194,20 @@ def test_weights_that_do_not_fit_are_named(
             {"format": None, "model_type": "gpt2"},
             r"config\.json: config model_type='gpt2' is not supported; supported: llama",
         ),
-        ({"format": None}, "is not ours and has no model_type; this version loads"),
-        ({"version": 2}, "has version=2, this Tandem reads 1"),
+        ({"format": None, "model_type": None}, "is not ours and has model_type=None; this version loads"),
+        ({"version": 3}, "has version=3, this Tandem reads up to 2"),
         ({"chat": "yes"}, "has chat='yes'; use true or false"),
-        ({"depth": 3}, "model.depth is not a known key"),
-        ({"vocab_size": 64}, r"tokenizer\.json has \d+ ids for config\.vocab_size=64"),
+        ({"model": 3}, "has model=3; it must be the object"),
+        ({"model.depth": 3}, "model.depth is not a known key"),
+        ({"model.vocab_size": 64}, r"tokenizer\.json has \d+ ids for config\.vocab_size=64"),
     ],
 )
 def test_wrong_configs_are_named(saved: Path, change: dict[str, object], error: str) -> None:
     file = saved / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    plain = json.loads(file.read_text())
+    for key, value in change.items():
+        (plain["model"] if key.startswith("model.") else plain)[key.removeprefix("model.")] = value
+    file.write_text(json.dumps(plain))
     with pytest.raises(ValueError, match=error) as caught:
         hub.load(saved)
     assert "\n" not in str(caught.value)

@@ -11,7 +11,10 @@ MOE = {"kind": "moe", "experts": 4, "top_k": 2, "hidden": 8}
 def test_files_of_earlier_versions_mean_what_they_meant():
     plain = preset("nano").to_dict()
     for name in ("attention", "mamba", "ffn"):
-        fields = {"attention": "rotary_width bias out_bias scale", "mamba": "step_min step_max conv_bias bias"}
+        fields = {
+            "attention": "rotary_width bias out_bias scale rope_scaling",
+            "mamba": "step_min step_max conv_bias bias",
+        }
         moe = "shared_hidden activation bias scores renormalize routed_scale expert_groups top_groups latent"
         for field in fields.get(name, moe).split():
             del plain[name][field]
@@ -42,6 +45,22 @@ def test_presets_round_trip(name: str):
             "attention.rotary_width=3 must be even, 2 or more and at most",
         ),
         ({"attention": {**ATTENTION, "rotary_width": 10}}, "rotary_width=10 must be even, .* attention.head_width=8"),
+        (
+            {"attention": {**ATTENTION, "rope_scaling": {"kind": "moe"}}},
+            "rope_scaling.kind='moe' is unknown; use one of linear",
+        ),
+        (
+            {"attention": {**ATTENTION, "rope_scaling": {"kind": "yarn", "factor": 2.0}}},
+            "model.attention.rope_scaling.original_context is missing",
+        ),
+        (
+            {"attention": {**ATTENTION, "rope_scaling": {"kind": "pair", "factors": [1.0, 2.0]}}},
+            "rope_scaling.factors has 2 numbers for 4 pairs",
+        ),
+        (
+            {"attention": {**ATTENTION, "rope_scaling": {"kind": "pair", "factors": [1.0, "x"]}}},
+            r"rope_scaling.factors\[1\]='x' must be of type float",
+        ),
         ({"attention": {**ATTENTION, "scale": -1.0}}, "attention.scale=-1.0 must be a number above 0"),
         ({"mamba": {"heads": 2, "step_min": 0.2, "step_max": 0.1}}, "mamba.step_min=0.2 must be 0 or more and below"),
         (

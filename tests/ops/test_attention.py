@@ -49,20 +49,34 @@ def test_cache_equals_the_end_of_a_whole_pass(starts: list[int], lengths: list[i
     torch.testing.assert_close(got, want)
 
 
+def frequencies(width: int, base: float = 1e4) -> torch.Tensor:
+    return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+
+
 def test_rotary_scores_depend_on_distance_alone_and_turn_by_the_stated_angle():
     x = torch.zeros(1, 1, 4, dtype=torch.float64)
     x[..., 1] = 1
-    turned = rotary(x, torch.tensor([3]), 10_000.0)[0, 0]
+    turned = rotary(x, torch.tensor([3]), frequencies(4))[0, 0]
     angle = 3 * 10_000.0**-0.5
     torch.testing.assert_close(turned, torch.tensor([0, math.cos(angle), 0, math.sin(angle)], dtype=torch.float64))
     q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64)
-    scores = [(rotary(q, torch.tensor([p + 5]), 1e4) * rotary(k, torch.tensor([p]), 1e4)).sum() for p in (0, 7, 1000)]
+    turns = frequencies(16)
+    scores = [
+        (rotary(q, torch.tensor([p + 5]), turns) * rotary(k, torch.tensor([p]), turns)).sum() for p in (0, 7, 1000)
+    ]
     torch.testing.assert_close(torch.stack(scores), scores[0].expand(3))
 
 
 def test_rotary_of_a_part_turns_it_as_a_head_of_its_own():
     torch.manual_seed(0)
     x, position = torch.randn(3, 2, 16, dtype=torch.float64), torch.tensor([0, 3, 77])
-    turned = rotary(x, position, 1e4, 8)
-    torch.testing.assert_close(turned[..., :8], rotary(x[..., :8], position, 1e4))
+    turned = rotary(x, position, frequencies(8))
+    torch.testing.assert_close(turned[..., :8], rotary(x[..., :8], position, frequencies(8)))
     assert torch.equal(turned[..., 8:], x[..., 8:])
+
+
+def test_an_amplitude_scales_what_turns():
+    x, position = torch.randn(3, 2, 16, dtype=torch.float64), torch.tensor([0, 3, 77])
+    plain, scaled = (rotary(x, position, frequencies(8), amplitude) for amplitude in (1.0, 1.25))
+    torch.testing.assert_close(scaled[..., :8], 1.25 * plain[..., :8])
+    assert torch.equal(scaled[..., 8:], x[..., 8:])

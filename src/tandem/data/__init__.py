@@ -27,11 +27,12 @@ from tandem.data.quality import QualityClassifier
 from tandem.data.semantic import drop_semantic_duplicates
 from tandem.data.shards import ShardSet, open_shards, write_shards
 from tandem.data.text_tokenizer import TextDecoder, TextTokenizer, is_thinking
-from tandem.data.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
+from tandem.data.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, StreamDecoder, Tokenizer, is_own_tokenizer
 from tandem.data.tokenizing import tokenize_corpus, train_tokenizer
 from tandem.data.validation import ValidationBatches, validation_batches
 
 __all__ = [
+    "CHAT_TEMPLATE",
     "CLASSICS_FILE",
     "SPECIAL_TOKENS",
     "Batch",
@@ -56,6 +57,7 @@ __all__ = [
     "corpus",
     "drop_semantic_duplicates",
     "has_chat_template",
+    "is_own_tokenizer",
     "is_thinking",
     "open_shards",
     "prepare",

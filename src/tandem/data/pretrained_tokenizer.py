@@ -12,7 +12,7 @@ import tokenizers
 from tandem.data.chat_template import read_chat_template, render_chat
 from tandem.data.json_object import read_json_object
 from tandem.data.text_tokenizer import is_thinking
-from tandem.data.tokenizer import bytes_of_characters, read_backend
+from tandem.data.tokenizer import bytes_of_characters, read_backend, write_backend
 from tandem.report import atomic_path
 
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -68,17 +68,25 @@ class PretrainedTokenizer:
         """Writes `tokenizer.json` and `tokenizer_config.json` into a directory; returns the former."""
         special = self.special
         plain = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
             "bos_token": self._name(special.bos_id),
             "eos_token": self._name(special.eos_id),
             "stop_token_ids": sorted(special.stop_ids),
             "add_bos_token": special.add_bos,
             "chat_template": special.chat_template,
         }
-        with atomic_path(Path(path) / _FILE) as temporary:
-            temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        write_backend(Path(path) / _FILE, self.backend, self._begin())
         with atomic_path(Path(path) / _CONFIG) as temporary:
             temporary.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return Path(path) / _FILE
+
+    def _begin(self) -> tuple[str, int] | None:
+        """Bos, if it comes ahead of a text without `tokenizer.json` saying so: `transformers` reads that file alone."""
+        name, bos = self._name(self.bos_id), self.bos_id
+        if not self.special.add_bos or name is None or bos is None:
+            return None
+        return None if self.backend.encode("", add_special_tokens=True).ids[:1] == [bos] else (name, bos)
 
     @property
     def vocab_size(self) -> int:

@@ -6,12 +6,13 @@ digit by digit: merged digits make arithmetic depend on how a number happened to
 
 import codecs
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from tandem.report import atomic_path
 
@@ -26,8 +27,24 @@ SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(f"<spare_{k}>" for k in range(l
 SMALLEST_VOCABULARY = RESERVED + 256
 """Reserved ids plus one token a byte: below this some text could not be written."""
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<' + message['role'] + '>' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+"""What `Tokenizer.conversation_ids` lays out, in the Jinja of other programs, which read names of tokens in it as tokens."""
+
 # Words, punctuation and whitespace as in the cl100k family, with \p{N} alone where that family takes up to three digits.
 _PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+_FOR_TRANSFORMERS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "clean_up_tokenization_spaces": False,
+    "chat_template": CHAT_TEMPLATE,
+}
 
 
 def bytes_of_characters() -> dict[str, int]:
@@ -52,6 +69,35 @@ def read_backend(file: Path, remedy: str) -> tokenizers.Tokenizer:
         raise ValueError(f"tokenizer.path={file} is no tokenizer ({reason}); {remedy}") from error
 
 
+def write_backend(file: Path, backend: tokenizers.Tokenizer, begin: tuple[str, int] | None) -> None:
+    """Writes a `tokenizer.json` atomically.
+
+    Args:
+        begin: token and id that the file puts ahead of a text when it is asked for special tokens; None leaves it as it is.
+    """
+    written = tokenizers.Tokenizer.from_str(backend.to_str())
+    if begin is not None:
+        token, _ = begin
+        written.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+            single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[begin]
+        )
+    with atomic_path(file) as temporary:
+        temporary.write_text(written.to_str(pretty=True), encoding="utf-8")
+
+
+def is_own_tokenizer(file: Path) -> bool:
+    """Whether a `tokenizer.json` has the reserved ids of `Tokenizer`.
+
+    Raises:
+        ValueError: no such file, or no tokenizer.
+    """
+    return _reserved(read_backend(file, "copy the model directory again")) == SPECIAL_TOKENS
+
+
+def _reserved(backend: tokenizers.Tokenizer) -> tuple[str | None, ...]:
+    return tuple(backend.id_to_token(k) for k in range(RESERVED))
+
+
 class Tokenizer:
     """Text to ids and back; a thin face on `tokenizers` with the reserved ids of this project.
 
@@ -70,7 +116,7 @@ class Tokenizer:
         Raises:
             ValueError: the first ids are others.
         """
-        found = tuple(backend.id_to_token(k) for k in range(RESERVED))
+        found = _reserved(backend)
         if found != SPECIAL_TOKENS:
             wrong = next(k for k in range(RESERVED) if found[k] != SPECIAL_TOKENS[k])
             raise ValueError(
@@ -79,6 +125,7 @@ class Tokenizer:
             )
         # Text from a user must not be able to write a turn marker: specials enter as ids, never as strings.
         backend.encode_special_tokens = True
+        backend.post_processor = None  # pyright: ignore[reportAttributeAccessIssue] - `save` writes one, ids here need none
         self.backend = backend
         to_byte = bytes_of_characters()
         tokens = (backend.id_to_token(k) or "" for k in range(RESERVED, backend.get_vocab_size()))
@@ -124,10 +171,15 @@ class Tokenizer:
         return cls(read_backend(file, "make it with `tandem data tokenize`"))
 
     def save(self, path: Path | str) -> Path:
-        """Writes `tokenizer.json` atomically (into `path` when it is a directory); returns the file."""
+        """Writes `tokenizer.json` atomically; returns the file.
+
+        In a directory `tokenizer_config.json` goes with it, from which `transformers` makes a tokenizer of the same ids.
+        """
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        with atomic_path(file) as temporary:
-            temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        write_backend(file, self.backend, begin=("<bos>", self.bos_id))
+        if Path(path).is_dir():
+            with atomic_path(Path(path) / "tokenizer_config.json") as temporary:
+                temporary.write_text(json.dumps(_FOR_TRANSFORMERS, indent=2) + "\n", encoding="utf-8")
         return file
 
     @property

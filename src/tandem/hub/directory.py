@@ -1,44 +1,43 @@
 """A model as a directory: `model.safetensors`, `config.json` and `tokenizer.json`, written whole or not at all.
 
-`config.json` is `ModelConfig.to_dict()` with three keys of its own: format, version and chat (the model was tuned on
-conversations). A source is such a directory, the name of a checkpoint inside this package, a directory in Hugging Face
-format, whose `config.json` has a `model_type` (read by the package `huggingface`), or a GGUF file (`gguf.py`).
+`header.py` says what `config.json` holds; with `generation_config.json` and `tokenizer_config.json` beside it `transformers`
+loads the directory as well, after `import tandem.hub.transformers`. A source is such a directory, the name of a checkpoint
+inside this package, a directory in Hugging Face format, whose `config.json` has a `model_type` (read by the package
+`huggingface`), or a GGUF file (the package `gguf`).
 """
 
 import json
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tandem.data import PretrainedTokenizer, TextTokenizer, Tokenizer, has_chat_template, read_json_object
+from tandem.data import (
+    PretrainedTokenizer,
+    TextTokenizer,
+    Tokenizer,
+    has_chat_template,
+    is_own_tokenizer,
+    read_json_object,
+)
 from tandem.hub.device import choose_device
 from tandem.hub.dtypes import kept_dtype
 from tandem.hub.gguf import ARCHITECTURES, GGUFFile
-from tandem.hub.huggingface import MODEL_TYPES, fill_model, load_model, model_config
+from tandem.hub.header import SavedConfig, generation_header, header, is_ours, read_header
+from tandem.hub.huggingface import MODEL_TYPES, Shards, load_model, model_config
 from tandem.nn import HybridLM, ModelConfig
 from tandem.report import atomic_directory
 
-_FORMAT, _VERSION = "tandem", 1
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"  # of released models; our own tokenizer needs none
+_GENERATION = "generation_config.json"
+_BESIDE = (_GENERATION, "tokenizer_config.json", "chat_template.jinja")  # written for `transformers`, or by it
 _SUPPORTED = (
     "this version loads directories written by `LanguageModel.save`, bundled checkpoints, directories in Hugging Face "
     f"format of {', '.join(MODEL_TYPES)}, and .gguf files of {', '.join(ARCHITECTURES)}"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavedConfig:
-    """What a source says of itself: the shape of the model, and whether it was tuned on conversations."""
-
-    model: ModelConfig
-    chat: bool
 
 
 def save(
@@ -55,10 +54,10 @@ def save(
     """
     target = _check_target(Path(directory).resolve())
     tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in model.state_dict().items()}
-    config = {"format": _FORMAT, "version": _VERSION, "chat": chat, **model.config.to_dict()}
     with atomic_directory(target) as temporary:
         save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt"})
-        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_json(temporary / _CONFIG, header(model, tokenizer, chat=chat, dtype=dtype))
+        _write_json(temporary / _GENERATION, generation_header(tokenizer))
         tokenizer.save(temporary)
         # safetensors makes its file private to the user, which would lock others out of a shared or installed model.
         (temporary / _WEIGHTS).chmod((temporary / _CONFIG).stat().st_mode)
@@ -84,9 +83,9 @@ def load(
 
 def _load_gguf(path: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
     file = GGUFFile(path)
-    saved, tokenizer = SavedConfig(model=model_config(file.config), chat=file.chat), file.tokenizer()
+    saved, tokenizer = SavedConfig(model=file.config, chat=file.chat), file.tokenizer()
     _check_vocabulary(path, tokenizer, saved.model)
-    return fill_model(file.config, file, dtype), tokenizer, saved
+    return file.model(dtype), tokenizer, saved
 
 
 def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextTokenizer, SavedConfig]:
@@ -94,7 +93,7 @@ def _load_directory(directory: Path, dtype: str | None) -> tuple[HybridLM, TextT
     plain = read_json_object(directory / _CONFIG)
     tokenizer = _tokenizer(directory, plain)
     _check_vocabulary(directory / _TOKENIZER, tokenizer, saved.model)
-    model = _load(directory, saved.model, dtype) if _is_ours(plain) else load_model(directory, plain, dtype)
+    model = _load(directory, saved.model, dtype) if is_ours(plain) else load_model(directory, plain, dtype)
     return model, tokenizer, saved
 
 
@@ -108,7 +107,7 @@ def _check_vocabulary(file: Path, tokenizer: TextTokenizer, config: ModelConfig)
 
 def _load(directory: Path, config: ModelConfig, dtype: str | None) -> HybridLM:
     """A model that `save` wrote."""
-    tensors = _read_tensors(_file(directory, _WEIGHTS))
+    tensors = dict(Shards(directory).read_all())
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
         model = HybridLM(config)
     _check_fit(directory / _WEIGHTS, model.state_dict(), tensors)
@@ -118,8 +117,7 @@ def _load(directory: Path, config: ModelConfig, dtype: str | None) -> HybridLM:
 
 def _tokenizer(directory: Path, plain: dict[str, Any]) -> TextTokenizer:
     file = _file(directory, _TOKENIZER)
-    is_released = not _is_ours(plain) or (directory / _TOKENIZER_CONFIG).is_file()
-    return PretrainedTokenizer.load(directory) if is_released else Tokenizer.load(file)
+    return Tokenizer.load(file) if is_ours(plain) and is_own_tokenizer(file) else PretrainedTokenizer.load(directory)
 
 
 def read_config(source: str | Path) -> SavedConfig:
@@ -132,13 +130,13 @@ def read_config(source: str | Path) -> SavedConfig:
     path = find(source)
     if _is_gguf(path):
         opened = GGUFFile(path)
-        return SavedConfig(model=model_config(opened.config), chat=opened.chat)
+        return SavedConfig(model=opened.config, chat=opened.chat)
     file = _file(path, _CONFIG)
     plain = read_json_object(file)
-    if _is_ours(plain):
-        return _own_config(file, plain)
-    if "model_type" not in plain:
-        raise ValueError(f"{file} is not ours and has no model_type; {_SUPPORTED}")
+    if is_ours(plain):
+        return read_header(file, plain)
+    if plain.get("model_type") is None:
+        raise ValueError(f"{file} is not ours and has model_type=None; {_SUPPORTED}")
     try:
         config = model_config(plain)
     except ValueError as error:
@@ -148,20 +146,6 @@ def read_config(source: str | Path) -> SavedConfig:
 
 def _is_gguf(path: Path) -> bool:
     return path.suffix == ".gguf"
-
-
-def _is_ours(plain: dict[str, Any]) -> bool:
-    return plain.get("format") == _FORMAT
-
-
-def _own_config(file: Path, plain: dict[str, Any]) -> SavedConfig:
-    del plain["format"]
-    version, chat = plain.pop("version", None), plain.pop("chat", False)
-    if version != _VERSION:
-        raise ValueError(f"{file} has version={version!r}, this Tandem reads {_VERSION}; upgrade with pip")
-    if not isinstance(chat, bool):
-        raise ValueError(f"{file} has chat={chat!r}; use true or false")
-    return SavedConfig(model=ModelConfig.from_dict(plain), chat=chat)
 
 
 def bundled() -> tuple[str, ...]:
@@ -196,7 +180,7 @@ def _check_target(target: Path) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"directory={str(target)!r} is a file; choose a new or empty directory")
     names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
-    foreign = sorted(names - {_CONFIG, _WEIGHTS, _TOKENIZER, _TOKENIZER_CONFIG})
+    foreign = sorted(names - {_CONFIG, _WEIGHTS, _TOKENIZER, *_BESIDE})
     if foreign or (names and _CONFIG not in names):
         found = (foreign or sorted(names))[0]
         raise ValueError(
@@ -204,13 +188,17 @@ def _check_target(target: Path) -> Path:
         )
     if names:
         plain = read_json_object(target / _CONFIG)
-        if not _is_ours(plain):
+        if not is_ours(plain):
             kind = (
                 f"a Hugging Face config of model_type={plain['model_type']!r}" if "model_type" in plain else "not ours"
             )
             raise ValueError(f"{target / _CONFIG} is {kind}, and only models written by `save` are replaced")
-        _own_config(target / _CONFIG, plain)
+        read_header(target / _CONFIG, plain)
     return target
+
+
+def _write_json(file: Path, plain: dict[str, Any]) -> None:
+    file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
@@ -222,14 +210,6 @@ def _file(directory: Path, name: str) -> Path:
     if not file.is_file():
         raise ValueError(f"{file} is missing; {_SUPPORTED}")
     return file
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
 
 
 def _check_fit(file: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

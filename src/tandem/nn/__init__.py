@@ -8,6 +8,15 @@ from tandem.nn.feed_forward import Dense, MixtureOfExperts, Routing, recycle
 from tandem.nn.mamba import Mamba
 from tandem.nn.pattern import SYMBOLS, hybrid_pattern, parse_pattern
 from tandem.nn.presets import preset, presets
+from tandem.nn.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    PairScaling,
+    RopeScaling,
+    YarnScaling,
+    rotary_frequencies,
+    yarn_amplitude,
+)
 from tandem.nn.state import DecodeState, KVSlots, SSMSlots
 from tandem.ops import SequenceLayout
 
@@ -24,19 +33,26 @@ __all__ = [
     "KVSlots",
     "Layer",
     "Linear",
+    "LinearScaling",
+    "Llama3Scaling",
     "Loss",
     "Mamba",
     "MambaConfig",
     "MixtureOfExperts",
     "MoEConfig",
     "ModelConfig",
+    "PairScaling",
     "RMSNorm",
+    "RopeScaling",
     "Routing",
     "SSMSlots",
     "SequenceLayout",
+    "YarnScaling",
     "hybrid_pattern",
     "parse_pattern",
     "preset",
     "presets",
     "recycle",
+    "rotary_frequencies",
+    "yarn_amplitude",
 ]

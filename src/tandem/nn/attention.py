@@ -3,12 +3,43 @@
 Shapes: T tokens, D width, H query heads, G key/value heads, P head width.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig
+from tandem.nn.rope import rotary_frequencies
 from tandem.nn.state import KVSlots
 from tandem.ops import SequenceLayout, cached_attention, causal_attention, rotary
+
+
+class Rotary(nn.Module):
+    """Turns queries and keys by their positions; frequencies are computed once for each device.
+
+    They are no buffer: a cast to bfloat16 would spoil them, and on the meta device they would be lost.
+    """
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.amplitude = config.rope_scaling.amplitude if config.rope_scaling else 1.0
+        self._place(torch.get_default_device())
+
+    def _place(self, device: torch.device) -> None:
+        config = self.config
+        device = torch.device("cpu") if device.type == "meta" else device
+        self.frequency_K = rotary_frequencies(config.turned_width, config.rotary_base, config.rope_scaling, device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotary":
+        super()._apply(fn, recurse)
+        self._place(fn(torch.empty(0)).device)
+        return self
+
+    def forward(self, x_THP: Tensor, layout: SequenceLayout) -> Tensor:
+        """Heads of all tokens, turned."""
+        return rotary(x_THP, layout.position_T, self.frequency_K.to(x_THP.device), self.amplitude)
 
 
 class Attention(nn.Module):
@@ -20,6 +51,7 @@ class Attention(nn.Module):
         self.width = width
         self.qkv = Linear(width, (config.heads + 2 * config.kv_heads) * config.head_width, config.bias)
         self.out = Linear(config.heads * config.head_width, width, config.out_bias)
+        self.rope = Rotary(config) if config.rope else None
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, eps)
             self.k_norm = RMSNorm(config.head_width, eps)
@@ -47,9 +79,8 @@ class Attention(nn.Module):
         config = self.config
         if config.qk_norm and config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
-        if config.rope:
-            q_THP = rotary(q_THP, layout.position_T, config.rotary_base, config.rotary_width)
-            k_TGP = rotary(k_TGP, layout.position_T, config.rotary_base, config.rotary_width)
+        if self.rope is not None:
+            q_THP, k_TGP = self.rope(q_THP, layout), self.rope(k_TGP, layout)
         if config.qk_norm and not config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
         return q_THP, k_TGP

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from tandem.ops import linear, rms_norm
 
 
-class Linear(nn.Module):
+class Linear(nn.Linear):
     """y = x Wᵀ (+ b); parameters are cast to x's dtype, so they may stay float32 under bf16 arithmetic."""
 
     def __init__(self, width_in: int, width_out: int, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width_out, width_in))
-        self.bias = nn.Parameter(torch.empty(width_out)) if bias else None
+        super().__init__(width_in, width_out, bias)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters empty: a model draws them with `init_weights`, once and in its own order."""
 
     def init_weights(self, scale: float = 1.0) -> None:
         """Normal with standard deviation scale / sqrt(inputs); a bias of zeros."""
@@ -25,9 +26,14 @@ class Linear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Maps the last dimension."""
-        return linear(x, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
+
+
+def is_bare(*maps: nn.Module) -> bool:
+    """Whether each is our `Linear` itself, whose weight may be read; one that was wrapped (LoRA) has to be called."""
+    return all(type(linear_map) is Linear for linear_map in maps)
 
 
 class RMSNorm(nn.Module):

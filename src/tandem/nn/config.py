@@ -13,26 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from tandem.nn.checks import divisors, require_above_zero, require_positive
 from tandem.nn.pattern import parse_pattern
+from tandem.nn.rope import LinearScaling, Llama3Scaling, PairScaling, RopeScaling, YarnScaling
 from tandem.ops import ACTIVATIONS, GATED, RoutingRule
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _require_positive(prefix: str, config: Any, *fields: str) -> None:
-    for name in fields:
-        value = getattr(config, name)
-        if value < 1:
-            raise ValueError(f"{prefix}.{name}={value} must be 1 or more")
-
-
-def _require_above_zero(prefix: str, config: Any, *fields: str) -> None:
-    for name in fields:
-        value = getattr(config, name)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{prefix}.{name}={value} must be a number above 0")
 
 
 def _require_activation(prefix: str, name: str) -> None:
@@ -50,6 +34,7 @@ class AttentionConfig:
         rope_base: base of the rotary angles at alpha 1.
         rope_alpha: NTK factor; the base becomes rope_base * alpha ** (d / (d - 2)) for head width d (TurboS: 1 at
             4K, 50 at 32K, 1000 at 256K).
+        rope_scaling: how the angles reach beyond the context of the first training; None leaves them as they are.
         rotary_width: how many of a head's first channels RoPE turns (Bamba: half of them); all when None.
         bias: queries, keys and values have one; out_bias: so has the output.
         scale: factor of the scores before the softmax (Granite's attention_multiplier); head_width ** -0.5 when None.
@@ -63,20 +48,21 @@ class AttentionConfig:
     rope: bool = True
     rope_base: float = 10_000.0
     rope_alpha: float = 1.0
+    rope_scaling: RopeScaling | None = None
     rotary_width: int | None = None
     bias: bool = False
     out_bias: bool = False
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("attention", self, "heads", "kv_heads", "head_width")
+        require_positive("attention", self, "heads", "kv_heads", "head_width")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"attention.kv_heads={self.kv_heads} does not divide attention.heads={self.heads}; "
-                f"use one of {_divisors(self.heads)}"
+                f"use one of {divisors(self.heads)}"
             )
         if self.scale is not None:
-            _require_above_zero("attention", self, "scale")
+            require_above_zero("attention", self, "scale")
         if self.rotary_width is not None and (self.rotary_width % 2 or not 2 <= self.rotary_width <= self.head_width):
             raise ValueError(
                 f"attention.rotary_width={self.rotary_width} must be even, 2 or more and at most "
@@ -86,11 +72,21 @@ class AttentionConfig:
             raise ValueError(f"attention.head_width={self.head_width} is odd; RoPE turns pairs, use an even width")
         if self.rope_alpha < 1:
             raise ValueError(f"attention.rope_alpha={self.rope_alpha} is below 1; use 1 for the trained context")
+        if isinstance(self.rope_scaling, PairScaling) and len(self.rope_scaling.factors) != self.turned_width // 2:
+            raise ValueError(
+                f"attention.rope_scaling.factors has {len(self.rope_scaling.factors)} numbers for "
+                f"{self.turned_width // 2} pairs of channels; give one a pair"
+            )
+
+    @property
+    def turned_width(self) -> int:
+        """How many of a head's first channels RoPE turns."""
+        return self.rotary_width or self.head_width
 
     @property
     def rotary_base(self) -> float:
         """The base in force: rope_base * rope_alpha ** (d / (d - 2)) for d channels that turn; TurboS §2."""
-        width = self.rotary_width or self.head_width
+        width = self.turned_width
         return self.rope_base * self.rope_alpha ** (width / max(width - 2, 1))
 
 
@@ -125,11 +121,11 @@ class MambaConfig:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive("mamba", self, "heads", "head_width", "state", "groups", "conv", "chunk")
+        require_positive("mamba", self, "heads", "head_width", "state", "groups", "conv", "chunk")
         if self.heads % self.groups:
             raise ValueError(
                 f"mamba.groups={self.groups} does not divide mamba.heads={self.heads}; "
-                f"use one of {_divisors(self.heads)}"
+                f"use one of {divisors(self.heads)}"
             )
         if self.norm_groups is not None and (self.norm_groups < 1 or self.inner % self.norm_groups):
             raise ValueError(f"mamba.norm_groups={self.norm_groups} does not divide heads * head_width={self.inner}")
@@ -170,7 +166,7 @@ class DenseConfig:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive("dense", self, "hidden")
+        require_positive("dense", self, "hidden")
         _require_activation("dense", self.activation)
 
     @property
@@ -219,12 +215,12 @@ class MoEConfig:
     latent: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("moe", self, "experts", "top_k", "hidden", "expert_groups", "top_groups")
+        require_positive("moe", self, "experts", "top_k", "hidden", "expert_groups", "top_groups")
         _require_activation("moe", self.activation)
-        _require_above_zero("moe", self, "routed_scale")
+        require_above_zero("moe", self, "routed_scale")
         for name in ("shared_hidden", "latent"):
             if getattr(self, name) is not None:
-                _require_positive("moe", self, name)
+                require_positive("moe", self, name)
         if self.shared_hidden is not None and not self.shared:
             raise ValueError(f"moe.shared_hidden={self.shared_hidden} but moe.shared=0; use 1, or leave the width out")
         if self.scores not in ("softmax", "sigmoid"):
@@ -244,7 +240,7 @@ class MoEConfig:
         if self.experts % self.expert_groups:
             raise ValueError(
                 f"moe.expert_groups={self.expert_groups} does not divide moe.experts={self.experts}; "
-                f"use one of {_divisors(self.experts)}"
+                f"use one of {divisors(self.experts)}"
             )
         open_experts = self.experts // self.expert_groups * self.top_groups
         if self.top_groups > self.expert_groups or open_experts < self.top_k:
@@ -306,8 +302,8 @@ class ModelConfig:
     logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_positive("model", self, "vocab_size", "width", "context")
-        _require_above_zero("model", self, "embedding_scale", "residual_scale", "logit_scale")
+        require_positive("model", self, "vocab_size", "width", "context")
+        require_above_zero("model", self, "embedding_scale", "residual_scale", "logit_scale")
         needs = {"A": "attention", "M": "mamba", "F": "ffn", "E": "experts"}
         for symbol in dict.fromkeys(self.layers):
             if symbol not in needs:
@@ -332,12 +328,8 @@ class ModelConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict; each feed-forward carries its "kind"."""
-        plain = dataclasses.asdict(self)
-        for name in ("ffn", "experts"):
-            if plain[name] is not None:
-                plain[name] = {"kind": _KIND[type(getattr(self, name))], **plain[name]}
-        return plain
+        """Plain nested dict; each feed-forward and scaling of RoPE carries its "kind"."""
+        return _to_dict(self)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
@@ -365,8 +357,26 @@ class ModelConfig:
         return cls.from_dict(plain)
 
 
-_KIND: dict[type, str] = {DenseConfig: "dense", MoEConfig: "moe"}
-_BY_KIND: dict[str, type] = {kind: config for config, kind in _KIND.items()}
+_KIND: dict[type, str] = {
+    DenseConfig: "dense",
+    MoEConfig: "moe",
+    LinearScaling: "linear",
+    Llama3Scaling: "llama3",
+    YarnScaling: "yarn",
+    PairScaling: "pair",
+}
+
+
+def _to_dict(config: Any) -> dict[str, Any]:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    kind = {"kind": _KIND[type(config)]} if type(config) in _KIND else {}
+    return kind | {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _from_dict(cls: type, plain: dict[str, Any], path: str) -> Any:
@@ -387,6 +397,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return None
     if isinstance(value, dict):
         return _nested([c for c in choices if dataclasses.is_dataclass(c)], dict(value), path)
+    if tuple[float, ...] in choices and isinstance(value, list):
+        return tuple(_value(float, item, f"{path}[{index}]") for index, item in enumerate(value))
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     scalars = tuple(c for c in choices if c in (int, float, str, bool))
@@ -401,7 +413,7 @@ def _nested(configs: list[Any], plain: dict[str, Any], path: str) -> Any:
         raise ValueError(f"{path} is an object; it must be a single value")
     if len(configs) == 1:
         return _from_dict(configs[0], plain, path)
-    kind = plain.pop("kind", None)
-    if kind not in _BY_KIND:
-        raise ValueError(f"{path}.kind={kind!r} is unknown; use one of {', '.join(_BY_KIND)}")
-    return _from_dict(_BY_KIND[kind], plain, path)
+    kind, kinds = plain.pop("kind", None), {_KIND[config]: config for config in configs}
+    if kind not in kinds:
+        raise ValueError(f"{path}.kind={kind!r} is unknown; use one of {', '.join(kinds)}")
+    return _from_dict(kinds[kind], plain, path)

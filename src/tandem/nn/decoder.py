@@ -6,12 +6,13 @@ Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tandem.nn.attention import Attention
 from tandem.nn.base import Linear, RMSNorm
@@ -132,6 +133,10 @@ class HybridLM(nn.Module):
 
     Under `torch.autocast` layers compute in its dtype while parameters, residual stream and the float32 island keep
     theirs; without it everything runs in the embedding's dtype.
+
+    Attributes:
+        recompute: keep only the residual stream between layers for the backward pass, and run each layer's forward again
+            there: memory of one layer for about a third more work (Chen et al. 2016, arXiv 1604.06174).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -141,6 +146,7 @@ class HybridLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self.recompute = False
         self._balance_weights = tuple(mixture.config.balance_weight for mixture in self._mixtures())
         self._generator = torch.Generator().manual_seed(0)
         for mixture in self._mixtures():
@@ -181,16 +187,31 @@ class HybridLM(nn.Module):
         routes: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Aux]:
         """The normalized residual stream x_TD before the head, and what the routers did. Arguments as in `forward`."""
-        self._check(tokens_T, layout, state, routes)
-        device = tokens_T.device.type
+        return self.hidden_of(self.embed(tokens_T), layout, state, routes)
+
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        """Rows of the embedding, in its dtype and not yet scaled: what `hidden_of` takes."""
+        return F.embedding(tokens_T, self.embedding)
+
+    def hidden_of(
+        self,
+        x_TD: Tensor,
+        layout: SequenceLayout,
+        state: DecodeState | None = None,
+        routes: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Aux]:
+        """`hidden` of embedded tokens."""
+        self._check(x_TD, layout, state, routes)
+        device = x_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.embedding.dtype
         replay = iter(routes or ())
         routings: list[Routing] = []
         with torch.autocast(device, enabled=False):
-            x_TD = _scaled(F.embedding(tokens_T, self.embedding), self.config.embedding_scale)
+            x_TD = _scaled(x_TD, self.config.embedding_scale)
             for index, layer in enumerate(self.layers):
                 route = next(replay) if routes and isinstance(layer.mixer, MixtureOfExperts) else None
-                x_TD, routing = layer(x_TD, layout, state, index, dtype, route)
+                run = partial(checkpoint, layer, use_reentrant=False) if self._recomputes() else layer
+                x_TD, routing = run(x_TD, layout, state, index, dtype, route)
                 if routing is not None:
                     routings.append(routing)
             x_TD = self.norm(x_TD, dtype=dtype)
@@ -240,6 +261,9 @@ class HybridLM(nn.Module):
         """Restores `generator_state`."""
         self._generator.set_state(state)
 
+    def _recomputes(self) -> bool:
+        return self.recompute and torch.is_grad_enabled()
+
     def _head(self) -> Tensor:
         return self.head.weight if self.head else self.embedding
 
@@ -251,17 +275,22 @@ class HybridLM(nn.Module):
             mixture.update_bias(load_E)
 
     def _check(
-        self, tokens_T: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None
+        self, x_TD: Tensor, layout: SequenceLayout, state: DecodeState | None, routes: Sequence[Tensor] | None
     ) -> None:
-        if tokens_T.ndim != 1 or len(tokens_T) != layout.tokens:
-            raise ValueError(f"tokens of shape {tuple(tokens_T.shape)} do not fit layout of {layout.tokens} tokens")
+        if x_TD.ndim != 2 or len(x_TD) != layout.tokens:
+            shape = tuple(x_TD.shape[:-1])
+            raise ValueError(f"tokens of shape {shape} do not fit layout of {layout.tokens} tokens")
         if state is None and not layout.is_fresh:
             raise ValueError(f"layout.starts={list(layout.starts)[:8]} say text was read before; pass its state")
         if state is not None and torch.is_grad_enabled():
             raise ValueError("state is updated in place, which gradients cannot follow; call under torch.no_grad()")
         if state is not None and layout.starts != tuple(state.lengths):
             raise ValueError(f"layout.starts={list(layout.starts)[:8]} differ from state.lengths={state.lengths[:8]}")
+        if self._recomputes() and self.training and any(mixture.config.capacity_factor for mixture in self._mixtures()):
+            raise ValueError(
+                "recompute=True with moe.capacity_factor would recycle other tokens in the backward pass; use null"
+            )
         if routes is not None and [tuple(r.shape) for r in routes] != [
-            (len(tokens_T), m.config.top_k) for m in self._mixtures()
+            (len(x_TD), m.config.top_k) for m in self._mixtures()
         ]:
             raise ValueError(f"routes need one (T, top_k) tensor for each of {len(self._mixtures())} expert layers")

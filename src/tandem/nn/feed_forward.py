@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tandem.nn.base import Float32Island, Linear
+from tandem.nn.base import Float32Island, Linear, is_bare
 from tandem.nn.config import DenseConfig, MoEConfig
 from tandem.ops import ACTIVATIONS, SOFTMAX, SequenceLayout, mixture, route, route_weights, routed_experts
 
@@ -148,7 +148,8 @@ class MixtureOfExperts(nn.Module):
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
         experts, shared, island = self.experts, self.shared, self.island
-        if self.is_plain and route_TK is None and not self.training:  # nothing between choosing experts and using them
+        is_whole = shared is None or is_bare(shared.gate_up, shared.down)
+        if self.is_plain and is_whole and route_TK is None and not self.training:  # nothing between choosing and using
             y_TD, *choice = mixture(
                 x_TD,
                 (island.weight, island.bias_E, self.config.top_k),

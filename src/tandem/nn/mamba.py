@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tandem.nn.base import Float32Island, Linear, RMSNorm
+from tandem.nn.base import Float32Island, Linear, RMSNorm, is_bare
 from tandem.nn.config import MambaConfig
 from tandem.nn.state import SSMSlots
 from tandem.ops import SequenceLayout, causal_conv, conv_halo, mamba_step, ssd_chunked, step_sizes
@@ -64,7 +64,7 @@ class Mamba(nn.Module):
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: SSMSlots | None = None) -> Tensor:
         """Mixes tokens; with a state, starts from it and leaves the new one in it."""
         config = self.config
-        if state is not None and layout.is_step:
+        if state is not None and layout.is_step and is_bare(self.into, self.out):
             return self._step(x_TD, state)
         z_TI, xBC_TC, dt_TH = self.into(x_TD).split([config.inner, config.conv_width, config.heads], dim=-1)
         inputs = self._convolve(xBC_TC, layout, state)

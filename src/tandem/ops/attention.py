@@ -3,7 +3,8 @@
 Scaled dot products come from PyTorch; this file decides who may see whom. Keys and values are shared by groups of query
 heads inside the kernel, never repeated.
 
-Shapes: T tokens, S documents, H query heads, G key/value heads, P head width, L slots of a cache.
+Shapes: T tokens, S documents, H query heads, G key/value heads, P head width, L slots of a cache, K pairs of
+channels that turn.
 """
 
 import torch
@@ -77,17 +78,18 @@ def cached_attention(
     return torch.cat(outputs)
 
 
-def rotary(x_THP: Tensor, position_T: Tensor, base: float, width: int | None = None) -> Tensor:
-    """Rotary positions: channels i and i + W/2 turn by position · base^(-2i/W); angles in float32 or wider.
+def rotary(x_THP: Tensor, position_T: Tensor, frequency_K: Tensor, amplitude: float = 1.0) -> Tensor:
+    """Rotary positions: channels k and k + K turn by position · frequency_k; angles in float32 or wider.
 
     Args:
-        width: W, how many of the first channels turn; the others pass through. All P when None.
+        frequency_K: radians a token for K pairs; the channels behind the first 2K pass through.
+        amplitude: factor of the channels that turn (YaRN).
     """
-    width = width or x_THP.shape[-1]
-    half = width // 2
+    half = len(frequency_K)
     wide = torch.promote_types(torch.float32, x_THP.dtype)
-    power = torch.arange(half, dtype=wide, device=x_THP.device) / half
-    angle_T1P = (position_T.to(wide)[:, None] * base**-power)[:, None]
-    cos, sin = angle_T1P.cos(), angle_T1P.sin()
-    first, second, rest = x_THP[..., :half], x_THP[..., half:width], x_THP[..., width:]
+    angle_T1K = (position_T.to(wide)[:, None] * frequency_K.to(wide))[:, None]
+    cos, sin = angle_T1K.cos(), angle_T1K.sin()
+    if amplitude != 1:
+        cos, sin = cos * amplitude, sin * amplitude
+    first, second, rest = x_THP[..., :half], x_THP[..., half : 2 * half], x_THP[..., 2 * half :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x_THP.dtype)

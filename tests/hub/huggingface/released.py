@@ -139,6 +139,23 @@ def _attention(draw: st.DrawFn, width: int) -> dict[str, Any]:
 
 
 @st.composite
+def _rope(draw: st.DrawFn, base: float) -> dict[str, Any]:
+    """Plain RoPE half the time, else a kind of scaling that bites within a few tokens."""
+    kind = draw(st.sampled_from(["default"] * 3 + ["linear", "llama3", "yarn"]))
+    found: dict[str, Any] = {"rope_type": kind, "rope_theta": base}
+    if kind != "default":
+        found["factor"] = draw(st.sampled_from([2.0, 8.0]))
+    if kind in ("llama3", "yarn"):
+        found["original_max_position_embeddings"] = draw(st.sampled_from([16, 64]))
+    if kind == "llama3":
+        found |= {"low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([2.0, 4.0]))}
+    if kind == "yarn":
+        found |= draw(st.sampled_from([{}, {"beta_fast": 4.0}, {"attention_factor": 1.3}, {"truncate": False}]))
+        found |= draw(st.sampled_from([{}, {"mscale": 0.7, "mscale_all_dim": 1.1}]))
+    return found
+
+
+@st.composite
 def llama(draw: st.DrawFn) -> Released:
     options = _attention(draw, draw(st.sampled_from([16, 32, 64])))
     options |= {
@@ -150,7 +167,7 @@ def llama(draw: st.DrawFn) -> Released:
         "tie_word_embeddings": draw(st.booleans()),
         "attention_bias": draw(st.booleans()),
         "mlp_bias": draw(st.booleans()),
-        "rope_parameters": {"rope_type": "default", "rope_theta": draw(st.sampled_from([100.0, 5e5]))},
+        "rope_parameters": draw(_rope(draw(st.sampled_from([100.0, 5e5])))),
     }
     return Released("llama", options)
 
@@ -163,7 +180,7 @@ def qwen2(draw: st.DrawFn) -> Released:
         "num_hidden_layers": draw(st.integers(1, 4)),
         "hidden_act": draw(st.sampled_from(["silu", "gelu", "gelu_new", "relu"])),
         "tie_word_embeddings": draw(st.booleans()),
-        "rope_parameters": {"rope_type": "default", "rope_theta": draw(st.sampled_from([100.0, 1e6]))},
+        "rope_parameters": draw(_rope(draw(st.sampled_from([100.0, 1e6])))),
     }
     return Released("qwen2", options)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tandem.hub.huggingface import MODEL_TYPES, model_config
-from tandem.nn import DenseConfig, MoEConfig
+from tandem.nn import DenseConfig, LinearScaling, Llama3Scaling, ModelConfig, MoEConfig, YarnScaling
 from tandem.plan import parameters
 
 # The shape of ibm-granite/granite-4.0-h-tiny, as its config.json spells it.
@@ -85,6 +85,23 @@ def test_old_and_new_names_mean_the_same():
     )
 
 
+def test_stretched_rope():
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 32768}
+    for given, expected, context in (
+        ({"type": "linear", "factor": 4.0}, LinearScaling(factor=4.0), 128),
+        ({"rope_type": "llama3", **llama3}, Llama3Scaling(factor=8.0, original_context=8192), 128),
+        ({"type": "yarn", **yarn}, YarnScaling(factor=4.0, original_context=32768), 131072),
+        ({"rope_type": "yarn", "factor": 4.0}, YarnScaling(factor=4.0, original_context=128), 512),
+    ):
+        for key in ("rope_scaling", "rope_parameters"):
+            config = model_config({**LLAMA, key: given, "rope_theta": 5e5})
+            assert config.attention is not None
+            assert (config.attention.rope_scaling, config.attention.rope_base) == (expected, 5e5)
+            assert config.context == context
+            assert ModelConfig.from_json(config.to_json()) == config
+
+
 def test_patterns():
     assert model_config(LLAMA).pattern == "(AF)2"
     assert model_config(NEMOTRON).pattern == "MFMAEM"
@@ -123,10 +140,19 @@ def test_infinity_in_both_spellings():
         ({"vocab_size": "64"}, "config vocab_size='64' must be of type int"),
         ({"attention_bias": 1}, "config attention_bias=1 must be of type bool"),
         ({"hidden_act": "mish"}, "config hidden_act='mish' is not supported; supported: silu, "),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "config rope_type='linear' is not supported"),
         (
-            {"rope_parameters": {"rope_type": "llama3"}},
-            "config rope_type='llama3' is not supported; supported: default",
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_type='dynamic' is not supported; supported: default, lin",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "config rope_type='longrope' is not supported; supported: default",
+        ),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "config lacks factor"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "config factor='2' must be of type"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": -4.0}},
+            "attention.rope_scaling.factor=-4.0 must be a number above 0",
         ),
         ({"rope_parameters": [1]}, r"config rope_parameters=\[1\] must be an object"),
         (

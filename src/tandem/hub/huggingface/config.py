@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tandem.hub.huggingface.options import Options
+from tandem.hub.huggingface.rope import reach, rope_scaling
 from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
 
-_GATED = {
+ACTIVATIONS_OF_GATED = {
     "silu": "swiglu",
     "swish": "swiglu",
     "gelu": "geglu",
@@ -20,7 +21,7 @@ _GATED = {
     "gelu_pytorch_tanh": "geglu_tanh",
     "relu": "reglu",
 }
-_PLAIN = {
+ACTIVATIONS_OF_DENSE = {
     "relu2": "relu2",
     "silu": "silu",
     "swish": "silu",
@@ -75,7 +76,7 @@ def _decoder(options: Options, attention: AttentionConfig) -> ModelConfig:
     """A Llama-type model: attention and a gated feed-forward in turn."""
     ffn = DenseConfig(
         hidden=options.whole("intermediate_size"),
-        activation=_activation(options, "hidden_act", _GATED, "silu"),
+        activation=_activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu"),
         bias=options.flag("mlp_bias"),
     )
     layers = options.whole("num_hidden_layers")
@@ -102,7 +103,7 @@ def _granite(options: Options) -> ModelConfig:
 
 
 def _granite_feed_forward(options: Options) -> DenseConfig | MoEConfig:
-    activation = _activation(options, "hidden_act", _GATED, "silu")
+    activation = _activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu")
     shared = options.whole("shared_intermediate_size", default=1024)
     experts = options.whole("num_local_experts", default=8)
     if experts == 0:
@@ -127,7 +128,7 @@ def _bamba(options: Options) -> ModelConfig:
     bias = options.flag("attention_bias")
     ffn = DenseConfig(
         hidden=options.whole("intermediate_size"),
-        activation=_activation(options, "hidden_act", _GATED, "silu"),
+        activation=_activation(options, "hidden_act", ACTIVATIONS_OF_GATED, "silu"),
         bias=options.flag("mlp_bias"),
     )
     return ModelConfig(
@@ -182,7 +183,7 @@ def _nemotron(options: Options) -> ModelConfig:
     layers = _nemotron_layers(options)
     if options.find("sliding_window") is not None:
         raise ValueError("config sliding_window is not supported; supported: full attention in every layer")
-    activation = _activation(options, "mlp_hidden_act", _PLAIN, "relu2")
+    activation = _activation(options, "mlp_hidden_act", ACTIVATIONS_OF_DENSE, "relu2")
     bias = options.flag("mlp_bias")
     frame = _frame(options, "layer_norm_epsilon", 1e-5)
     return ModelConfig(
@@ -250,7 +251,7 @@ def _frame(options: Options, eps: str, default_eps: float, context: int | None =
         "width": options.whole("hidden_size"),
         "norm_eps": options.number(eps, default=default_eps),
         "tie_embeddings": options.flag("tie_word_embeddings"),
-        "context": context or options.whole("max_position_embeddings"),
+        "context": context or reach(options),
     }
 
 
@@ -266,36 +267,34 @@ def _attention(
 ) -> AttentionConfig:
     heads = options.whole("num_attention_heads")
     width = options.whole("head_dim", "attention_head_dim", default=head_width or options.whole("hidden_size") // heads)
-    rotary_width, base = _rope(options, width, turned) if rope else (None, 10_000.0)
     return AttentionConfig(
         heads=heads,
         kv_heads=options.whole("num_key_value_heads", default=heads),
         head_width=width,
         qk_norm=False,
         rope=rope,
-        rope_base=base,
-        rotary_width=rotary_width,
+        **(_rope(options, width, turned) if rope else {}),
         bias=bias,
         out_bias=out_bias,
         scale=scale,
     )
 
 
-def _rope(options: Options, head_width: int, turned: float) -> tuple[int | None, float]:
-    """How many channels turn (None: all of them), and the base of the angles."""
+def _rope(options: Options, head_width: int, turned: float) -> dict[str, Any]:
+    """How many channels turn (None: all of them), the base of the angles, and how they are stretched."""
     found = options.find("rope_parameters", "rope_scaling") or {}
     if not isinstance(found, dict):
         raise ValueError(f"config rope_parameters={found!r} must be an object")
     parameters = Options(found)
-    kind = parameters.word("rope_type", "type", default="default")
-    if kind != "default":
-        raise ValueError(f"config rope_type={kind!r} is not supported; supported: default")
-    base = parameters.number("rope_theta", default=options.number("rope_theta", default=10_000.0))
     part = parameters.number("partial_rotary_factor", default=turned)
     if turned == 1 and part != 1:
         raise ValueError(f"config partial_rotary_factor={part} is not supported in this family; supported: 1")
     width = int(head_width * part)
-    return (None if width == head_width else width), base
+    return {
+        "rotary_width": None if width == head_width else width,
+        "rope_base": parameters.number("rope_theta", default=options.number("rope_theta", default=10_000.0)),
+        "rope_scaling": rope_scaling(options, parameters),
+    }
 
 
 def _mamba(options: Options, *, limits: tuple[float, float], act: str, **shape: Any) -> MambaConfig:

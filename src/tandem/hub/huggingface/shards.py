@@ -55,6 +55,11 @@ class Shards:
         """All names, in one spelling."""
         return set(self._place)
 
+    def read_all(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields every name and its tensor, file by file."""
+        names = sorted(self._place, key=lambda name: (self._place[name][0], name))
+        yield from zip(names, self.read(names), strict=True)
+
     def read(self, names: Sequence[str]) -> Iterator[Tensor]:
         """Yields tensors in order, each mapped from its file and let go with it.
 

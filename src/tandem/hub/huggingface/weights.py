@@ -7,7 +7,7 @@ holds more than the model and one tensor beside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,39 +18,20 @@ from tandem.hub.huggingface.shards import Shards
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 
 
-def _as_is(tensor: Tensor) -> Tensor:
-    return tensor
+class Layout(NamedTuple):
+    """How a tensor of theirs lies in ours: there, and back."""
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
 
 
-def _turned(tensor: Tensor) -> Tensor:
-    """Matrices of experts: theirs map rows, ours columns."""
-    return tensor.transpose(-1, -2)
-
-
-def _turned_alone(tensor: Tensor) -> Tensor:
-    """The matrix of one expert, as a stack of one."""
-    return _turned(tensor)[None]
-
-
-def _taps(tensor: Tensor) -> Tensor:
-    """(C, 1, W) of a depthwise convolution."""
-    return tensor.squeeze(1)
-
-
-@runtime_checkable
-class TensorSource(Protocol):
-    """Tensors of a checkpoint by the names of this file's tables; `path` is where it lies, for messages."""
-
-    path: Path
-
-    @property
-    def names(self) -> set[str]:
-        """What can be read."""
-        ...
-
-    def read(self, names: Sequence[str]) -> Iterator[Tensor]:
-        """Yields tensors in order; memory holds one at a time."""
-        ...
+_AS_IS = Layout(lambda tensor: tensor, lambda tensor: tensor)
+_TURNED = Layout(lambda tensor: tensor.transpose(-1, -2), lambda tensor: tensor.transpose(-1, -2))
+"""Matrices of experts: theirs map rows, ours columns."""
+_TURNED_ALONE = Layout(lambda tensor: tensor.t()[None], lambda tensor: tensor[0].t())
+"""The matrix of one expert, as a stack of one."""
+_TAPS = Layout(lambda tensor: tensor.squeeze(1), lambda tensor: tensor.unsqueeze(1))
+"""(C, 1, W) of a depthwise convolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +46,7 @@ class Weight:
 
     target: str
     sources: Sequence[str]
-    layout: Callable[[Tensor], Tensor] = _as_is
+    layout: Layout = _AS_IS
 
 
 def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None) -> HybridLM:
@@ -78,12 +59,7 @@ def load_model(directory: Path, plain: dict[str, Any], dtype: str | None = None)
     Raises:
         ValueError: what `model_config` refuses; weights that are missing, left over, damaged or of another shape, named.
     """
-    return fill_model(plain, Shards(directory), dtype)
-
-
-def fill_model(plain: dict[str, Any], tensors: TensorSource, dtype: str | None = None) -> HybridLM:
-    """`load_model` with the tensors of any source."""
-    config = model_config(plain)
+    config, tensors = model_config(plain), Shards(directory)
     plan = weights_of(plain["model_type"], config, tensors.names)
     _check_names(tensors.path, config, plan, tensors.names)
     with torch.device("meta"):  # weights that are replaced at once need no memory and no random numbers
@@ -103,7 +79,7 @@ def weights_of(family: str, config: ModelConfig, names: set[str]) -> list[Weight
     return list(_FAMILIES[family](config, names))
 
 
-def _fill(weight: Weight, shape: torch.Size, tensors: TensorSource, dtype: str | None) -> Tensor:
+def _fill(weight: Weight, shape: torch.Size, tensors: Shards, dtype: str | None) -> Tensor:
     target, row = torch.empty(0), 0
     for source, found in zip(weight.sources, tensors.read(weight.sources), strict=True):
         if found.dtype.itemsize < 2 or not found.is_floating_point():
@@ -111,7 +87,7 @@ def _fill(weight: Weight, shape: torch.Size, tensors: TensorSource, dtype: str |
             raise ValueError(f"{tensors.path} has {source} in {kind}; supported: float32, bfloat16, float16")
         if row == 0:
             target = torch.empty(shape, dtype=kept_dtype(weight.target, found.dtype, dtype))
-        laid = weight.layout(found)
+        laid = weight.layout.there(found)
         end = row + (laid.shape[0] if laid.ndim else 0)
         if laid.shape[1:] != shape[1:] or end > shape[0] or end == row:
             raise _misfit(tensors.path, source, found.shape)
@@ -163,8 +139,8 @@ def _granite_feed_forward(ours: str, theirs: str, config: ModelConfig) -> Iterat
     if isinstance(config.ffn, MoEConfig):
         dense, routed = f"{ours}.shared", f"{theirs}.block_sparse_moe"
         yield Weight(f"{ours}.island.weight", [f"{routed}.router.layer.weight"])
-        yield Weight(f"{ours}.experts.gate_up_EDF", [f"{routed}.input_linear.weight"], _turned)
-        yield Weight(f"{ours}.experts.down_EFD", [f"{routed}.output_linear.weight"], _turned)
+        yield Weight(f"{ours}.experts.gate_up_EDF", [f"{routed}.input_linear.weight"], _TURNED)
+        yield Weight(f"{ours}.experts.down_EFD", [f"{routed}.output_linear.weight"], _TURNED)
     yield from _dense(dense, f"{theirs}.shared_mlp", config.ffn, ("input_linear",), "output_linear")
 
 
@@ -210,10 +186,10 @@ def _nemotron_experts(ours: str, theirs: str, config: ModelConfig, names: set[st
     for target, source in (("gate_up_EDF", "up_proj"), ("down_EFD", "down_proj")):
         stacked = f"{theirs}.experts.{source}"
         if stacked in names:
-            yield Weight(f"{ours}.experts.{target}", [stacked], _turned)
+            yield Weight(f"{ours}.experts.{target}", [stacked], _TURNED)
         else:
             each = [f"{theirs}.experts.{expert}.{source}.weight" for expert in range(shape.experts)]
-            yield Weight(f"{ours}.experts.{target}", each, _turned_alone)
+            yield Weight(f"{ours}.experts.{target}", each, _TURNED_ALONE)
     yield from _dense(f"{ours}.shared", f"{theirs}.shared_experts", shape, ("up_proj",), "down_proj")
     if shape.latent:
         yield from _linear(f"{ours}.into_latent", [f"{theirs}.fc1_latent_proj"], shape.bias)
@@ -236,7 +212,7 @@ def _attention(ours: str, theirs: str, shape: AttentionConfig | None) -> Iterato
 def _mamba(ours: str, theirs: str, shape: MambaConfig | None) -> Iterator[Weight]:
     assert shape is not None
     yield from _linear(f"{ours}.into", [f"{theirs}.in_proj"], shape.bias)
-    yield Weight(f"{ours}.conv_weight", [f"{theirs}.conv1d.weight"], _taps)
+    yield Weight(f"{ours}.conv_weight", [f"{theirs}.conv1d.weight"], _TAPS)
     if shape.conv_bias:
         yield Weight(f"{ours}.conv_bias", [f"{theirs}.conv1d.bias"])
     for name in ("A_log", "dt_bias", "D"):
