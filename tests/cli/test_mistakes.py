@@ -14,6 +14,7 @@ from tandem.nn import preset
 PRETRAIN = ("pretrain", "--run-dir", "r", "--data", "d")
 GENERATE = ("generate", "nano", "--prompt", "x")
 PLAN = ("plan", "model", "nano")
+EVAL = ("eval", "nano", "--tasks")
 TOKENIZE = ("data", "tokenize", "--out", "o")
 
 OPTIONS = [
@@ -41,6 +42,7 @@ OPTIONS = [
     ((*PRETRAIN, "--train.optimizer.lr", "high"), "--train.optimizer.lr='high' is not a number; give one"),
     ((*PRETRAIN, "--train.precision", "fp8"), "--train.precision='fp8' is no choice; use one of 'float32', 'bfloat16'"),
     ((*PRETRAIN, "--train.steps", "0"), "train.steps=0 is below 1; use 1 or more"),
+    ((*PRETRAIN, "--weights", "1", "x"), "--weights='1', 'x' does not fit its type; see tandem pretrain --help"),
     ((*PRETRAIN, "--weights", "1", "2"), "weights=(1.0, 2.0) has 2 values for 1 data; give one for each"),
     ((*PRETRAIN, "--stages", "x.json"), "stages=x.json is not a file; give the path of a JSON file"),
     ((*PRETRAIN, "--model", "x.json"), "model=x.json is not a file; give the path of a JSON file"),
@@ -55,6 +57,17 @@ OPTIONS = [
     (("chat", "nano", "--sistem", "x"), "--sistem is unknown; did you mean --system?"),
     (("chat", "nano", "--max-tokens", "x"), "--max-tokens='x' is not a whole number; give one"),
     (("chat", "nano", "--thinking", "deep"), "--thinking='deep' is no choice; use one of 'auto', 'short', 'long'"),
+    (("eval",), "MODEL, --tasks STR is missing"),
+    (("eval", "nano", "--task", "needle"), "--tasks STR is missing; --task is unknown"),
+    (("eval", "nana", "--tasks", "needle"), "source='nana' is no directory and no bundled checkpoint; bundled: nano"),
+    ((*EVAL, ","), "tasks=',' names no task; use perplexity, needle, phone-book"),
+    ((*EVAL, "perplexity"), "text is missing for perplexity; give --text FILE"),
+    ((*EVAL, "perplexity", "--text", "x.txt"), "text=x.txt is not a file; give a text file"),
+    ((*EVAL, "needle", "--lengths", "many"), "--lengths='many' does not fit its type; see tandem eval --help"),
+    ((*EVAL, "needle", "--lengths", "20"), "length=20 has no room for needle, which takes at least "),
+    ((*EVAL, "needle", "--samples", "0"), "samples=0 is below 1; use 1 or more"),
+    ((*EVAL, "needle", "--reading", "fast"), "--reading='fast' is no choice; use one of 'windows', 'state'"),
+    ((*EVAL, "needle", "--device", "tpu"), "device='tpu' is not known; use auto, cpu, cuda or cuda:N"),
     (("convert", "nano"), "OUT, --to {transformers,tandem,gguf} is missing"),
     (("convert", "nano", "o", "--to", "onnx"), "--to='onnx' is no choice; use one of 'transformers', 'tandem', 'gguf'"),
     (
@@ -70,6 +83,10 @@ OPTIONS = [
     (("bench", "kernels"), "device='cpu' cannot time kernels; run on a machine with an NVIDIA GPU"),
     (("bench", "lengths"), "device='cpu' cannot be timed; run on a machine with an NVIDIA GPU, with --device cuda"),
     (("recipe", "twins", "--seeds", "0"), "seeds=0 is below 1"),
+    (
+        ("recipe", "retrieval", "--twins", "t"),
+        "twins=t is no run of `tandem recipe twins`; make one, or name its directory",
+    ),
     (("report",), "RUN_DIR is missing"),
     (("report", "a", "b"), "b is unknown"),
     (("report", "nowhere"), "run_dir=nowhere is not a directory; give the run directory that holds metrics.jsonl"),

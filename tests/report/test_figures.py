@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.report import budget_figure, comparison_figure, figures, lengths_figure
+from tandem.report import budget_figure, comparison_figure, figures, lengths_figure, retrieval_figure
 
 
 def test_budget_figure_draws_the_given_bytes():
@@ -39,6 +39,23 @@ def test_comparison_figure_draws_mean_and_range_of_what_all_seeds_logged():
     assert [tuple(line.get_xydata()[0]) for line in means] == [(2**20, pytest.approx(1.3)), (2**24, 1.5)]
     assert right.get_xlabel() == "decode state of 8K tokens"
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["hybrid 1.300", "attention 1.500"]
+
+
+def test_retrieval_figure_draws_results_bands_and_guesses():
+    hybrid = {512: (0.3, 0.2, 0.4), 1024: (0.1, 0.1, 0.2)}
+    panels = {"Needle": {"hybrid": hybrid, "mamba": {512: (0.0, 0.0, 0.1), 1024: (0.5, 0.3, 0.6)}}}
+    axes, hidden = retrieval_figure(panels, {"Needle": {512: 0.05, 1024: 0.02}}, trained_length=512).axes
+    lines = {line.get_label(): [list(values) for values in line.get_data()] for line in axes.lines[:3]}
+    assert lines == {
+        "hybrid": [[512, 1024], [0.3, 0.1]],
+        "mamba": [[512, 1024], [0.0, 0.5]],
+        "a guess": [[512, 1024], [0.05, 0.02]],
+    }
+    band = axes.collections[0].get_paths()[0].vertices
+    assert sorted(set(band[band[:, 0] == 512, 1])) == [0.2, 0.4]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["512", "1,024"]
+    assert axes.get_title(loc="left") == "Needle"
+    assert not hidden.get_visible()
 
 
 def test_loss_figure_leaves_a_gap_at_a_lost_value_and_marks_stages():
@@ -104,7 +121,7 @@ def test_lengths_figure_draws_both_layers_in_both_directions():
 
 def test_figures_leave_pyplot_alone():
     script = (
-        "import sys; from tandem.report import budget_figure, comparison_figure, figures\n"
+        "import sys; from tandem.report import budget_figure, comparison_figure, figures, retrieval_figure\n"
         "figures.png(budget_figure([1024, 2048], [1, 2], [3, 3])); print('matplotlib.pyplot' in sys.modules)"
     )
     drawn = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ _REWRITTEN = (
         r"\1=\2 is not a whole number; give one",
     ),
     (r"Error parsing (\S+): no type matching (\S+) could .* from \[(.*?)\]\..*", r"\1=\3 does not fit; give \2"),
+    (r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]", r"\1=\2 does not fit its type"),
     (r"Error parsing \S+: (.*)", r"\1"),
     (r"invalid choice ('.*') for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2=\1 is no choice; use one of \3"),
     (r"Missing value for argument '(.*)'\. Expected .*", r"\1 has no value; give one"),

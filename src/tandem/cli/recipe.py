@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 
 from tandem.cli.arguments import parse_command
+from tandem.recipes.retrieval import RetrievalConfig, compare_retrieval
 from tandem.recipes.twins import TwinsConfig, compare_twins
 
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and runs the recipe that it names."""
-    compare_twins(parse_command({"twins": TwinsConfig}, "tandem recipe", "Whole experiments in one command.", argv))
+    recipes = {"twins": TwinsConfig, "retrieval": RetrievalConfig}
+    config = parse_command(recipes, "tandem recipe", "Whole experiments in one command.", argv)
+    if isinstance(config, RetrievalConfig):
+        compare_retrieval(config)
+    else:
+        compare_twins(config)

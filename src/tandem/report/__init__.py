@@ -1,6 +1,6 @@
 """What a run leaves behind: files written whole, a metrics file, a progress bar and one self-contained report."""
 
-from tandem.report.figures import budget_figure, comparison_figure, lengths_figure, png
+from tandem.report.figures import budget_figure, comparison_figure, lengths_figure, png, retrieval_figure
 from tandem.report.files import atomic_directory, atomic_path
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
@@ -16,5 +16,6 @@ __all__ = [
     "png",
     "progress",
     "read_metrics",
+    "retrieval_figure",
     "write_report",
 ]

@@ -205,6 +205,47 @@ def lengths_figure(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure
     return figure
 
 
+def retrieval_figure(
+    panels: Mapping[str, Mapping[str, Mapping[float, tuple[float, float, float]]]],
+    guesses: Mapping[str, Mapping[float, float]],
+    trained_length: int,
+) -> "matplotlib.figure.Figure":
+    """How well models find something again, against the length of the text: one panel a task and metric, two in a line.
+
+    Args:
+        panels: title -> model -> length in tokens -> the result, and the ends of the band around it.
+        guesses: title -> length -> what a guess gets.
+        trained_length: tokens of the longest text in training, where a vertical line stands.
+    """
+    lines = math.ceil(len(panels) / 2)
+    figure, grid = _grid(WIDE, 2.8 * lines, lines, 2)
+    for axes, (title, models) in zip(grid, panels.items(), strict=False):
+        for place, ((name, results), color) in enumerate(
+            zip(models.items(), (BLUE, ORANGE, GREEN, PLUM), strict=False)
+        ):
+            x = sorted(results)
+            # Later lines are wider and lie below, so that equal results are seen.
+            style: dict[str, Any] = {
+                "linewidth": 1.4 + 0.9 * place,
+                "markersize": 3.5 + place,
+                "zorder": 3 - 0.1 * place,
+            }
+            values, low, high = ([results[k][end] for k in x] for end in range(3))
+            axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+            axes.plot(x, values, color=color, marker="o", label=name, **style)
+        x = sorted(guesses[title])
+        guess = [guesses[title][k] for k in x]
+        axes.plot(x, guess, color=MUTED, linewidth=1.2, linestyle=(0, (5, 2)), label="a guess")
+        axes.axvline(trained_length, color="#b8c2cc", linewidth=0.9)
+        axes.margins(x=0.03, y=0.08)
+        _finish(figure, axes, title, "tokens of prompt and answer", legend=True)
+        axes.set_xticks(x)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def _common(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
     """Positions on the x axis that all runs logged, and the smoothed losses of all runs at each."""
     x_name = x_axis_of([row for rows in runs for row in rows])
@@ -353,7 +394,7 @@ def _finish(
     if legend:
         options = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.6, "columnspacing": 1.5}
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=4, **options
+            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=5, **options
         )
     if note:
         place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 9)}

@@ -4,7 +4,7 @@ from tandem.serve.chat import Message, Thinking, chat_ids, check_thinking
 from tandem.serve.generate import check_request, generate_batch, generate_tokens
 from tandem.serve.graphs import without_graphs
 from tandem.serve.sampling import Sampling, probabilities, sample
-from tandem.serve.score import score_tokens
+from tandem.serve.score import TokenScores, score_batch, score_continuations, score_long, score_tokens
 from tandem.serve.stops import StopMatcher
 from tandem.serve.stream import Completion, TextStream
 
@@ -15,6 +15,7 @@ __all__ = [
     "StopMatcher",
     "TextStream",
     "Thinking",
+    "TokenScores",
     "chat_ids",
     "check_request",
     "check_thinking",
@@ -22,6 +23,9 @@ __all__ = [
     "generate_tokens",
     "probabilities",
     "sample",
+    "score_batch",
+    "score_continuations",
+    "score_long",
     "score_tokens",
     "without_graphs",
 ]

@@ -3,7 +3,8 @@
 Shapes: T tokens, D model width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,18 @@ from tandem.serve.generate import check_request, evaluating
 _BLOCK = 256  # tokens whose logits are held at once: a whole context times a large vocabulary would not fit
 
 
-@torch.no_grad()
+class TokenScores(NamedTuple):
+    """What a model thinks of tokens that are given.
+
+    Attributes:
+        logp_T: log-probability of each (nats), float32.
+        greedy_T: whether each is the most likely one, which greedy decoding would have written.
+    """
+
+    logp_T: Tensor
+    greedy_T: Tensor
+
+
 def score_tokens(model: HybridLM, ids: Sequence[int]) -> Tensor:
     """Log-probability (nats) of ids[1:], each given all ids before it, in one forward pass.
 
@@ -25,11 +37,105 @@ def score_tokens(model: HybridLM, ids: Sequence[int]) -> Tensor:
     """
     if len(ids) < 2:
         raise ValueError(f"ids={list(ids)} has no token to score; give at least two, the first one usually <bos>")
-    check_request(model, [ids[:-1], ids[-1:]], max_tokens=1)
+    return score_batch(model, [ids], [1])[0].logp_T
+
+
+@torch.no_grad()
+def score_batch(model: HybridLM, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[TokenScores]:
+    """Scores the end of several texts in one packed forward pass: row[start:], each token given all before it.
+
+    Raises:
+        ValueError: a start outside 1..len(row) - 1, an id outside the vocabulary, or more than config.context ids before the
+            last of a row.
+    """
+    for row, start in zip(rows, starts, strict=True):
+        if not 1 <= start < len(row):
+            raise ValueError(f"start={start} leaves no token of {len(row)} to score; use one from 1 to {len(row) - 1}")
+    check_request(model, [part for row in rows for part in (row[:-1], row[-1:])], max_tokens=1)
     device = next(model.parameters()).device
-    layout = SequenceLayout.from_lengths([len(ids) - 1], chunk=model.config.chunk, device=device)
+    layout = SequenceLayout.from_lengths([len(row) - 1 for row in rows], chunk=model.config.chunk, device=device)
+    places, offset = [], 0
+    for row, start in zip(rows, starts, strict=True):
+        places += range(offset + start - 1, offset + len(row) - 1)
+        offset += len(row) - 1
+    targets_T = torch.tensor([k for row, start in zip(rows, starts, strict=True) for k in row[start:]], device=device)
     with evaluating(model):
-        x_TD, _ = model.hidden(torch.tensor(ids[:-1], device=device), layout)
-        targets_T1 = torch.tensor(ids[1:], device=device)[:, None]
-        blocks = zip(x_TD.split(_BLOCK), targets_T1.split(_BLOCK), strict=True)
-        return torch.cat([model.logits(x).float().log_softmax(-1).gather(-1, to)[:, 0] for x, to in blocks])
+        x_TD, _ = model.hidden(torch.tensor([k for row in rows for k in row[:-1]], device=device), layout)
+        kept_TD = x_TD if len(places) == len(x_TD) else x_TD[torch.tensor(places, device=device)]
+        scores = _token_scores(model, kept_TD, targets_T)
+    counts = [len(row) - start for row, start in zip(rows, starts, strict=True)]
+    return [TokenScores(*parts) for parts in zip(*(values.split(counts) for values in scores), strict=True)]
+
+
+@torch.no_grad()
+def score_continuations(
+    model: HybridLM, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+) -> list[list[TokenScores]]:
+    """Scores several continuations of each prompt, each token given all before it; a prompt is read only once.
+
+    Raises:
+        ValueError: an empty prompt or continuation, an id outside the vocabulary, or more than config.context ids before the
+            last of a continuation.
+    """
+    pairs = [(slot, more) for slot, several in enumerate(continuations) for more in several]
+    if not all(len(more) for _, more in pairs):
+        raise ValueError("continuation has no token to score; give at least one")
+    check_request(model, [[*prompts[slot], *more[:-1]] for slot, more in pairs], max_tokens=1)
+    check_request(model, [more[-1:] for _, more in pairs], max_tokens=1)
+    device = next(model.parameters()).device
+    state = model.new_state(len(prompts), device)
+    layout = state.layout([len(prompt) for prompt in prompts])
+    with evaluating(model):
+        x_TD, _ = model.hidden(torch.tensor([k for prompt in prompts for k in prompt], device=device), layout, state)
+        before = x_TD[layout.last_S][torch.tensor([slot for slot, _ in pairs], device=device)]
+        parts = [row[None] for row in before]
+        longer = [k for k, (_, more) in enumerate(pairs) if len(more) > 1]
+        if longer:
+            branch = state.select([pairs[k][0] for k in longer])
+            sizes = [len(pairs[k][1]) - 1 for k in longer]
+            fed_T = torch.tensor([token for k in longer for token in pairs[k][1][:-1]], device=device)
+            x_TD, _ = model.hidden(fed_T, branch.layout(sizes), branch)
+            for k, own_TD in zip(longer, x_TD.split(sizes), strict=True):
+                parts[k] = torch.cat([parts[k], own_TD])
+        targets_T = torch.tensor([token for _, more in pairs for token in more], device=device)
+        scores = _token_scores(model, torch.cat(parts), targets_T)
+    counts = [len(more) for _, more in pairs]
+    found = iter([TokenScores(*own) for own in zip(*(values.split(counts) for values in scores), strict=True)])
+    return [[next(found) for _ in several] for several in continuations]
+
+
+def score_long(model: HybridLM, ids: Sequence[int], *, block: int = 512) -> Iterator[TokenScores]:
+    """Scores ids[1:] of a text of any length, block by block, through one decode state.
+
+    Every token is given all before it, also beyond config.context: recurrent layers keep a summary of fixed size,
+    attention layers keep keys and values of the whole text.
+
+    Raises:
+        ValueError: fewer than two ids, or one outside the vocabulary.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"ids={list(ids)} has no token to score; give at least two, the first one usually <bos>")
+    check_request(model, [[k] for k in ids], max_tokens=1)
+    return _through_state(model, ids, block)
+
+
+def _through_state(model: HybridLM, ids: Sequence[int], block: int) -> Iterator[TokenScores]:
+    device = next(model.parameters()).device
+    state = model.new_state(1, device)
+    for begin in range(0, len(ids) - 1, block):
+        inputs_T = torch.tensor(ids[begin : min(begin + block, len(ids) - 1)], device=device)
+        targets_T = torch.tensor(ids[begin + 1 : begin + 1 + len(inputs_T)], device=device)
+        with torch.no_grad(), evaluating(model):
+            x_TD, _ = model.hidden(inputs_T, state.layout([len(inputs_T)]), state)
+            scores = _token_scores(model, x_TD, targets_T)
+        yield scores
+
+
+def _token_scores(model: HybridLM, x_TD: Tensor, targets_T: Tensor) -> TokenScores:
+    """The targets under the logits of the residual stream."""
+    logps, greedy = [], []
+    for block_TD, to_T in zip(x_TD.split(_BLOCK), targets_T.split(_BLOCK), strict=True):
+        logp_TV = model.logits(block_TD).float().log_softmax(-1)
+        logps.append(logp_TV.gather(-1, to_T[:, None])[:, 0])
+        greedy.append(logp_TV.argmax(-1) == to_T)
+    return TokenScores(torch.cat(logps), torch.cat(greedy))

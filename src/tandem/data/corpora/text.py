@@ -66,6 +66,22 @@ def read_text_file(path: Path) -> Iterator[Document]:
     """Documents of one file.
 
     Raises:
+        ValueError: see `read_text`.
+    """
+    text = read_text(path)
+    if path.suffix.lower() == ".jsonl":
+        yield from read_documents(path)
+    elif len(text) <= _LONG_FILE:
+        yield Document(text=text, source=str(path), group=str(path))
+    else:
+        for number, piece in enumerate(_pieces(text)):
+            yield Document(text=piece, source=f"{path}#{number}", group=f"{path}#{number}")
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a file, without a byte order mark.
+
+    Raises:
         ValueError: bytes that are no UTF-8 text, or a NUL byte; names file and byte offset.
     """
     data = path.read_bytes()
@@ -81,13 +97,7 @@ def read_text_file(path: Path) -> Iterator[Document]:
             f"corpus.file={path} is not UTF-8 text: byte 0x{data[bad]:02x} at offset {bad}; "
             "convert it to UTF-8 (e.g. `iconv -t utf-8`) or leave it out"
         )
-    if path.suffix.lower() == ".jsonl":
-        yield from read_documents(path)
-    elif len(text) <= _LONG_FILE:
-        yield Document(text=text, source=str(path), group=str(path))
-    else:
-        for number, piece in enumerate(_pieces(text)):
-            yield Document(text=piece, source=f"{path}#{number}", group=f"{path}#{number}")
+    return text
 
 
 def _pieces(text: str) -> Iterator[str]:
