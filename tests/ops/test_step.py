@@ -69,7 +69,11 @@ def test_linear_and_embedding(slots: int, widths: tuple[int, int], dtype: torch.
         program.run(tokens, [0] * slots)
         want = table[list(tokens)].double() @ weight.double().t()
         assert torch.equal(x, table[list(tokens)])
-        assert close(y, want if bias is None else want + bias.double())
+        if bias is None:
+            assert close(y, want)
+        else:  # the two may cancel
+            tolerance = 2e-2 if dtype == torch.bfloat16 else 3e-5
+            assert (y - (want + bias.double())).norm() <= tolerance * (want.norm() + slots**0.5 * bias.double().norm())
 
 
 @given(
