@@ -22,7 +22,7 @@ test: $(VENV)/ready-hf  ## the fast suite
 test-all: $(VENV)/ready-hf  ## everything
 	@$(BIN)/python -m pytest
 
-lint: $(READY)  ## ruff, types, the table of rooms
+lint: $(VENV)/ready-hf  ## ruff, types, the table of rooms
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -65,7 +65,7 @@ $(READY): $(INPUT)
 $(VENV)/ready-docs: $(READY)
 	@$(PIP) -e '.[docs]' && touch $@
 
-# Tests compare released models with transformers, and run what is built on it; nothing else needs them.
+# Tests compare released models with transformers, and run what is built on it; types of its wrapper are checked.
 $(VENV)/ready-hf: $(READY)
 	@$(PIP) -e '.[hf,eval,tune]' && touch $@
 
