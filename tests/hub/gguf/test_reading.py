@@ -355,7 +355,7 @@ import resource, sys, torch
 from pathlib import Path
 from tandem import hub
 from tandem.hub.gguf import GGUFFile, write_gguf
-from tandem.hub.gguf.library import library
+from tandem.hub.gguf.package import library
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, ModelConfig
 sys.path.insert(0, sys.argv[2])
 from shapes import tokenizer

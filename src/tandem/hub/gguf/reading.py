@@ -13,9 +13,9 @@ from torch import Tensor
 from tandem.data import PretrainedTokenizer, Tokenizer
 from tandem.hub.dtypes import kept_dtype
 from tandem.hub.gguf.architectures import ARCHITECTURES
-from tandem.hub.gguf.library import library
 from tandem.hub.gguf.metadata import Metadata, read
 from tandem.hub.gguf.names import Entry, Part, entries
+from tandem.hub.gguf.package import library
 from tandem.hub.gguf.vocabulary import read_vocabulary
 from tandem.nn import HybridLM, ModelConfig
 
@@ -131,7 +131,7 @@ class GGUFFile:
         data = np.fromfile(self.path, dtype=kind, count=tensor.data.size, offset=tensor.data_offset).reshape(shape)
         try:
             values = self._library.dequantize(data, tensor.tensor_type)
-        except (NotImplementedError, RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{self.path} has {name} as {tensor.tensor_type.name}, unsupported: {error}") from error
         return torch.from_numpy(values)
 

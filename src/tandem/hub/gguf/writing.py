@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tandem.data import TextTokenizer
 from tandem.hub.gguf.architectures import Architecture, architecture_of
-from tandem.hub.gguf.library import library
 from tandem.hub.gguf.metadata import Value, written
 from tandem.hub.gguf.names import entries
+from tandem.hub.gguf.package import library
 from tandem.hub.gguf.vocabulary import written_vocabulary
 from tandem.nn import HybridLM, Llama3Scaling, ModelConfig, PairScaling, rotary_frequencies
 from tandem.report import atomic_path

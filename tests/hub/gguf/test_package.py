@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from tandem.hub.gguf.library import library
+from tandem.hub.gguf.package import library
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
