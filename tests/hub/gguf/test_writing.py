@@ -218,6 +218,7 @@ def test_wrong_arguments_are_named(tmp_path: Path):
 @torch.no_grad()
 def test_transformers_reads_what_is_written(family: str, tmp_path: Path):
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install 'tandem-lm[tune]'")
     attention = AttentionConfig(heads=4, kv_heads=2, head_width=16, qk_norm=False, bias=family == "qwen2")
     config = HYBRID.replace(pattern="(AF)2", attention=attention, ffn=DenseConfig(hidden=96))
     model = build(config, 0)
