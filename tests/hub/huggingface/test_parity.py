@@ -148,7 +148,7 @@ def check_gradients(released: Released, seed: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients(family: str):
-    @examples(4)
+    @examples(20)
     @given(FAMILIES[family](), st.integers(0, 1000))
     def check(released: Released, seed: int) -> None:
         check_gradients(released, seed)
