@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tandem.nn import HybridLM
+from tandem.nn import AttentionConfig, HybridLM, MambaConfig, MoEConfig
 from tandem.recipes import peers
 from tandem.recipes.benchmark import Ceiling
+from tandem.recipes.granite import granite_config
 from tandem.recipes.peers import PeerRow
 
 ROW = PeerRow(
@@ -25,40 +26,29 @@ def test_a_line_a_peer_with_medians_and_the_range():
     ]
 
 
-def tiny(transformers: Any) -> Any:
-    """The peer's shape with everything smaller."""
-    return REAL_CONFIG(
-        transformers,
-        hidden_size=64,
-        intermediate_size=32,
-        shared_intermediate_size=32,
-        num_hidden_layers=3,
-        layer_types=["mamba", "attention", "mamba"],
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        mamba_n_heads=2,
-        mamba_d_state=16,
-        attention_multiplier=16**-0.5,
-    )
-
-
-REAL_CONFIG = peers.peer_config
+TINY = peers.SHAPE.replace(
+    width=64,
+    pattern="MF AF MF",
+    attention=AttentionConfig(heads=4, kv_heads=2, head_width=16, qk_norm=False),
+    mamba=MambaConfig(heads=2, head_width=64, state=16, groups=1),
+    ffn=MoEConfig(experts=8, top_k=2, hidden=32),
+)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[bench]'")
     pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[bench]'")
-    monkeypatch.setattr(peers, "peer_config", tiny)
+    monkeypatch.setattr(peers, "SHAPE", TINY)
     monkeypatch.setattr(peers, "STEPS", 2)
     monkeypatch.setattr(peers, "BATCH_STEPS", 1)
     monkeypatch.setattr(peers, "PROMPT_TOKENS", 32)
 
 
-def test_the_shape_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_the_shape_is_the_one_that_is_named():
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[bench]'")
     with torch.device("meta"):
-        theirs = transformers.GraniteMoeHybridForCausalLM(peers.peer_config(transformers))
+        theirs = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, peers.SHAPE))
     assert round(sum(weight.numel() for weight in theirs.parameters()) / 1e6) == 112
 
 

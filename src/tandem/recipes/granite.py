@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tandem.hub.huggingface import released_config
 from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
 
 GRANITE = ModelConfig(
@@ -16,34 +17,13 @@ GRANITE = ModelConfig(
 
 
 def granite_config(transformers: Any, shape: ModelConfig) -> Any:
-    """The same shape as a config of `transformers`; every feed-forward of it is a mixture of experts.
+    """The same shape as a config of `transformers`, whose logits are the same.
 
     Args:
         transformers: the module, which is an extra and slow to import.
     """
-    attention, mamba, ffn = shape.attention, shape.mamba, shape.ffn
-    assert attention is not None
-    assert mamba is not None
-    assert isinstance(ffn, MoEConfig)
-    kinds = ["attention" if symbol == "A" else "mamba" for symbol in shape.layers if symbol in "AM"]
-    return transformers.GraniteMoeHybridConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.width,
-        intermediate_size=ffn.hidden,
-        shared_intermediate_size=ffn.shared_width,
-        num_hidden_layers=len(kinds),
-        layer_types=kinds,
-        num_attention_heads=attention.heads,
-        num_key_value_heads=attention.kv_heads,
-        num_local_experts=ffn.experts,
-        num_experts_per_tok=ffn.top_k,
-        mamba_n_heads=mamba.heads,
-        mamba_d_head=mamba.head_width,
-        mamba_d_state=mamba.state,
-        mamba_n_groups=mamba.groups,
-        tie_word_embeddings=shape.tie_embeddings,
-        position_embedding_type="rope" if attention.rope else "nope",
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    plain = released_config(shape)
+    assert plain is not None
+    assert plain.pop("model_type") == "granitemoehybrid"
+    del plain["architectures"]
+    return transformers.GraniteMoeHybridConfig(**plain, pad_token_id=0, bos_token_id=1, eos_token_id=2)

@@ -12,7 +12,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from tandem.hub import load
 from tandem.hub.gguf import has_llama_cpp, llama_cpp_logits, write_gguf
 from tandem.hub.huggingface import load_model
-from tandem.nn import HybridLM
+from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 from tandem.recipes.benchmark import (
     BATCH,
     PROMPT_TOKENS,
@@ -34,12 +33,20 @@ from tandem.recipes.benchmark import (
     prefill_operations,
     step_bytes,
 )
+from tandem.recipes.granite import granite_config
 
 LLAMA = "pip install llama-cpp-python==0.3.36"
-LAYERS, ATTENTION = 20, (5, 15)
+SHAPE = ModelConfig(
+    vocab_size=16_384,
+    width=512,
+    pattern="(MF)5 AF (MF)9 AF (MF)4",
+    attention=AttentionConfig(heads=8, kv_heads=4, head_width=64, qk_norm=False),
+    mamba=MambaConfig(heads=16, head_width=64, state=128, groups=1),
+    ffn=MoEConfig(experts=8, top_k=2, hidden=256),
+)
+"""112M parameters: 20 mixers, the 6th and 16th of attention, each followed by experts."""
 BATCH_STEPS = 32
 _CHECKED = 48  # tokens of the prompt on which logits are compared
-_VOCABULARY = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ def write_weights(folder: Path) -> None:
     """A directory of transformers, and GGUF files in bf16 and q8_0, all of the same random weights."""
     transformers = _quiet_transformers()
     torch.manual_seed(0)
-    model = transformers.GraniteMoeHybridForCausalLM(peer_config(transformers)).bfloat16()
+    model = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, SHAPE)).bfloat16()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "router" in name:  # as clear in its choices as a trained one; near ties fall with any rounding
@@ -127,35 +134,6 @@ def write_weights(folder: Path) -> None:
     if has_llama_cpp():
         for format in ("bf16", "q8_0"):
             write_gguf(ours, tokenizer, folder / f"{format}.gguf", format=format)
-
-
-def peer_config(transformers: Any, **changes: Any) -> Any:
-    """112M parameters: 20 layers, the 6th and 16th of attention, the others Mamba-2, each followed by experts."""
-    make = partial(
-        transformers.GraniteMoeHybridConfig,
-        vocab_size=_VOCABULARY,
-        hidden_size=512,
-        intermediate_size=256,
-        shared_intermediate_size=256,
-        num_hidden_layers=LAYERS,
-        layer_types=["attention" if index in ATTENTION else "mamba" for index in range(LAYERS)],
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        num_local_experts=8,
-        num_experts_per_tok=2,
-        attention_multiplier=64**-0.5,
-        mamba_n_heads=16,
-        mamba_d_head=64,
-        mamba_d_state=128,
-        mamba_n_groups=1,
-        tie_word_embeddings=True,
-        position_embedding_type="rope",
-        max_position_embeddings=4096,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return make(**changes)
 
 
 def check_logits(folder: Path) -> dict[str, float]:
@@ -188,7 +166,7 @@ def check_logits(folder: Path) -> dict[str, float]:
 
 def prompt_tokens(count: int) -> Tensor:
     """The same tokens for all sides."""
-    return torch.randint(3, _VOCABULARY, (count,), generator=torch.Generator().manual_seed(0))
+    return torch.randint(3, SHAPE.vocab_size, (count,), generator=torch.Generator().manual_seed(0))
 
 
 def _measure(work: Work, folder: Path, ceiling: Ceiling, rounds: int) -> PeerRow:
