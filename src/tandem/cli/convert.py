@@ -41,6 +41,8 @@ def run(argv: Sequence[str]) -> None:
         done = convert(arguments.source, arguments.target, to=arguments.to, dtype=arguments.dtype, tell=status.update)
     size = _size(done.path)
     print(f"{done.path}: {done.family}, {size / 1e6:,.1f} MB")
+    if arguments.to == "transformers" and done.family == "tandem":
+        print("no family of transformers says all of this model; it loads there after `import tandem.hub.transformers`")
     for parity in done.parities:
         print(
             f"{parity.what}: logits differ by {parity.median:.1e} of their size (median), {parity.usual:.1e} (9 of 10)"
