@@ -91,7 +91,8 @@ def _peers(rounds: int) -> None:
     caption = f"logits off transformers' in float32 by: {shown}"
     columns = ("work", "Tandem tokens/s", "its share of the measured ceiling", "peer", "tokens/s", "ratio (range)")
     table = Table(*columns, title=title, caption=caption)
-    table.columns[columns.index("peer")].no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"  # on a narrow terminal nothing is cut off
     for row in rows:
         for cells in row.cells():
             table.add_row(*cells)
