@@ -2,7 +2,15 @@
 
 from tandem.nn.attention import Attention
 from tandem.nn.base import Float32Island, Linear, RMSNorm
-from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn.config import (
+    AttentionConfig,
+    DenseConfig,
+    LayerConfig,
+    MambaConfig,
+    ModelConfig,
+    MoEConfig,
+    TransMambaConfig,
+)
 from tandem.nn.decoder import Aux, HybridLM, Layer, Loss
 from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, recycle
 from tandem.nn.mamba import Mamba
@@ -17,10 +25,13 @@ from tandem.nn.rope import (
     rotary_frequencies,
     yarn_amplitude,
 )
+from tandem.nn.schedule import SCHEDULE_LENGTH, SCHEDULES, transpoints
 from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
 from tandem.ops import SequenceLayout
 
 __all__ = [
+    "SCHEDULES",
+    "SCHEDULE_LENGTH",
     "SYMBOLS",
     "Attention",
     "AttentionConfig",
@@ -34,6 +45,7 @@ __all__ = [
     "HybridLM",
     "KVSlots",
     "Layer",
+    "LayerConfig",
     "Linear",
     "LinearScaling",
     "Llama3Scaling",
@@ -49,6 +61,7 @@ __all__ = [
     "Routing",
     "SSMSlots",
     "SequenceLayout",
+    "TransMambaConfig",
     "YarnScaling",
     "hybrid_pattern",
     "parse_pattern",
@@ -56,5 +69,6 @@ __all__ = [
     "presets",
     "recycle",
     "rotary_frequencies",
+    "transpoints",
     "yarn_amplitude",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig
-from tandem.nn.rope import rotary_frequencies
+from tandem.nn.rope import RopeScaling, rotary_frequencies
 from tandem.nn.state import KVSlots
 from tandem.ops import SequenceLayout, StepProgram, cached_attention, causal_attention, rotary
 
@@ -21,25 +21,26 @@ class Rotary(nn.Module):
     They are no buffer: a cast to bfloat16 would spoil them, and on the meta device they would be lost.
     """
 
-    def __init__(self, config: AttentionConfig) -> None:
+    def __init__(self, width: int, base: float, scaling: RopeScaling | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.amplitude = config.rope_scaling.amplitude if config.rope_scaling else 1.0
+        self.width = width
+        self.base = base
+        self.scaling = scaling
+        self.amplitude = scaling.amplitude if scaling else 1.0
         self._place(torch.get_default_device())
 
     def _place(self, device: torch.device) -> None:
-        config = self.config
         device = torch.device("cpu") if device.type == "meta" else device
-        self.frequency_K = rotary_frequencies(config.turned_width, config.rotary_base, config.rope_scaling, device)
+        self.frequency_K = rotary_frequencies(self.width, self.base, self.scaling, device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotary":
         super()._apply(fn, recurse)
         self._place(fn(torch.empty(0)).device)
         return self
 
-    def forward(self, x_THP: Tensor, layout: SequenceLayout) -> Tensor:
-        """Heads of all tokens, turned."""
-        return rotary(x_THP, layout.position_T, self.frequency_K.to(x_THP.device), self.amplitude)
+    def forward(self, x_THP: Tensor, position_T: Tensor) -> Tensor:
+        """Heads of all tokens, turned by their positions."""
+        return rotary(x_THP, position_T, self.frequency_K.to(x_THP.device), self.amplitude)
 
 
 class Attention(nn.Module):
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         self.width = width
         self.qkv = Linear(width, (config.heads + 2 * config.kv_heads) * config.head_width, config.bias)
         self.out = Linear(config.heads * config.head_width, width, config.out_bias)
-        self.rope = Rotary(config) if config.rope else None
+        self.rope = Rotary(config.turned_width, config.rotary_base, config.rope_scaling) if config.rope else None
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, eps)
             self.k_norm = RMSNorm(config.head_width, eps)
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         if config.qk_norm and config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
         if self.rope is not None:
-            q_THP, k_TGP = self.rope(q_THP, layout), self.rope(k_TGP, layout)
+            q_THP, k_TGP = self.rope(q_THP, layout.position_T), self.rope(k_TGP, layout.position_T)
         if config.qk_norm and not config.qk_norm_first:
             q_THP, k_TGP = self.q_norm(q_THP), self.k_norm(k_TGP)
         return q_THP, k_TGP

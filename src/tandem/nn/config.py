@@ -7,15 +7,17 @@ module; nothing is looked up by string.
 import dataclasses
 import json
 import math
-import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 from tandem.nn.checks import divisors, require_above_zero, require_positive
 from tandem.nn.pattern import parse_pattern
-from tandem.nn.rope import LinearScaling, Llama3Scaling, PairScaling, RopeScaling, YarnScaling
+from tandem.nn.plain import from_plain, to_plain
+from tandem.nn.rope import LinearScaling, Llama3Scaling, PairScaling, RopeScaling, YarnScaling, ntk_base
+from tandem.nn.schedule import SCHEDULE_LENGTH, transpoints
 from tandem.ops import ACTIVATIONS, GATED, RoutingRule
 
 
@@ -86,8 +88,7 @@ class AttentionConfig:
     @property
     def rotary_base(self) -> float:
         """The base in force: rope_base * rope_alpha ** (d / (d - 2)) for d channels that turn; TurboS §2."""
-        width = self.turned_width
-        return self.rope_base * self.rope_alpha ** (width / max(width - 2, 1))
+        return ntk_base(self.rope_base, self.rope_alpha, self.turned_width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,21 +120,28 @@ class MambaConfig:
     step_max: float | None = None
     conv_bias: bool = True
     bias: bool = False
+    _field: ClassVar[str] = "mamba"
 
     def __post_init__(self) -> None:
-        require_positive("mamba", self, "heads", "head_width", "state", "groups", "conv", "chunk")
+        require_positive(self._field, self, "heads", "head_width", "state", "groups", "conv", "chunk")
         if self.heads % self.groups:
             raise ValueError(
-                f"mamba.groups={self.groups} does not divide mamba.heads={self.heads}; "
+                f"{self._field}.groups={self.groups} does not divide {self._field}.heads={self.heads}; "
                 f"use one of {divisors(self.heads)}"
             )
         if self.norm_groups is not None and (self.norm_groups < 1 or self.inner % self.norm_groups):
-            raise ValueError(f"mamba.norm_groups={self.norm_groups} does not divide heads * head_width={self.inner}")
+            raise ValueError(
+                f"{self._field}.norm_groups={self.norm_groups} does not divide heads * head_width={self.inner}"
+            )
         if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"mamba.dt_min={self.dt_min} must be above 0 and at most mamba.dt_max={self.dt_max}")
+            raise ValueError(
+                f"{self._field}.dt_min={self.dt_min} must be above 0 and at most {self._field}.dt_max={self.dt_max}"
+            )
         least, most = self.step_limits
         if not 0 <= least < most:
-            raise ValueError(f"mamba.step_min={least} must be 0 or more and below mamba.step_max={self.step_max}")
+            raise ValueError(
+                f"{self._field}.step_min={least} must be 0 or more and below {self._field}.step_max={self.step_max}"
+            )
 
     @property
     def inner(self) -> int:
@@ -149,6 +157,78 @@ class MambaConfig:
     def conv_width(self) -> int:
         """Channels that pass through the convolution: x, B and C."""
         return self.inner + 2 * self.groups * self.state
+
+
+Part = Literal["ssm", "both", "none"]
+"""The tokens of a TransMamba layer that something acts on: those of the SSM, those of attention too, or none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransMambaConfig(MambaConfig):
+    """TransMamba: the parameters of one Mamba-2 layer, read as attention up to the TransPoint and as an SSM behind it.
+
+    Queries are C, keys are B and values are x, after the convolution: `groups` attention heads of width `state`, each over
+    the values of heads / groups heads. With groups = heads it is ordinary multi-head attention. The paper (arXiv 2503.24067)
+    is silent about most of the options below; where it is not, that is said.
+
+    Attributes:
+        schedule: TransPoints, as in `tandem.nn.transpoints`: a name, or one a layer. Parameters do not depend on it.
+        schedule_length: tokens that a named schedule is spread over.
+        rope_mode: "attn" turns queries and keys inside attention only; "both" turns B and C at every position, so that the
+            SSM reads turned ones too; "none" turns nothing. The paper gives a base and no place.
+        rope_base, rope_alpha: as in `AttentionConfig`.
+        scale: factor of the scores; state ** -0.5 when None (the paper's equation 2 prints none).
+        gate: tokens multiplied by silu(z). The paper's ablation: attention is best without.
+        norm: tokens that pass through the RMSNorm before the output.
+        skip: tokens to which D x is added.
+        convert: start the SSM from the converted prefix; False is an ablation that starts it from zeros.
+        cache: what decoding keeps before the TransPoint beside keys and values: "running" moves the state on with every
+            token, "convert" keeps step sizes and converts at the TransPoint. Both give the same.
+    """
+
+    schedule: str | tuple[int, ...] = "v9"
+    schedule_length: int = SCHEDULE_LENGTH
+    rope_mode: Literal["attn", "both", "none"] = "attn"
+    rope_base: float = 10_000.0
+    rope_alpha: float = 1.0
+    scale: float | None = None
+    gate: Part = "ssm"
+    norm: Part = "both"
+    skip: Part = "ssm"
+    convert: bool = True
+    cache: Literal["running", "convert"] = "running"
+    _field: ClassVar[str] = "transmamba"
+
+    def __post_init__(self) -> None:
+        MambaConfig.__post_init__(self)  # super() does not find its way in a class with slots
+        if self.scale is not None:
+            require_above_zero("transmamba", self, "scale")
+        if self.rope_alpha < 1:
+            raise ValueError(f"transmamba.rope_alpha={self.rope_alpha} is below 1; use 1 for the trained context")
+        if self.rope_mode != "none" and self.state % 2:
+            raise ValueError(f"transmamba.state={self.state} is odd; RoPE turns pairs, use an even width")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"transmamba.{name}={getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
+        layers = 1 if isinstance(self.schedule, str) else len(self.schedule)
+        transpoints(self.schedule, layers, self.schedule_length)
+
+    @property
+    def rotary_base(self) -> float:
+        """The base in force, as in `AttentionConfig`."""
+        return ntk_base(self.rope_base, self.rope_alpha, self.state)
+
+    @property
+    def value_width(self) -> int:
+        """Width of the values of one attention head: heads / groups heads side by side."""
+        return self.inner // self.groups
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "rope_mode": ("attn", "both", "none"),
+    **dict.fromkeys(("gate", "norm", "skip"), typing.get_args(Part)),
+    "cache": ("running", "convert"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,6 +353,9 @@ class MoEConfig:
 
 
 FeedForwardConfig = DenseConfig | MoEConfig
+LayerConfig = AttentionConfig | MambaConfig | TransMambaConfig | DenseConfig | MoEConfig
+SHAPES = {"A": "attention", "M": "mamba", "T": "transmamba", "F": "ffn", "E": "experts"}
+"""Which part of a `ModelConfig` gives the shape of a layer symbol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +375,7 @@ class ModelConfig:
     pattern: str
     attention: AttentionConfig | None = None
     mamba: MambaConfig | None = None
+    transmamba: TransMambaConfig | None = None
     ffn: DenseConfig | MoEConfig | None = None
     experts: DenseConfig | MoEConfig | None = None
     norm_eps: float = 1e-5
@@ -304,24 +388,54 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_positive("model", self, "vocab_size", "width", "context")
         require_above_zero("model", self, "embedding_scale", "residual_scale", "logit_scale")
-        needs = {"A": "attention", "M": "mamba", "F": "ffn", "E": "experts"}
         for symbol in dict.fromkeys(self.layers):
-            if symbol not in needs:
-                raise ValueError(f"model.pattern={self.pattern!r} uses {symbol!r}, which this version cannot build yet")
-            if getattr(self, needs[symbol]) is None:
+            if self.shape_of(symbol) is None:
                 raise ValueError(
-                    f"model.{needs[symbol]}=null but model.pattern={self.pattern!r} has {symbol!r} layers; give its shape"
+                    f"model.{SHAPES[symbol]}=null but model.pattern={self.pattern!r} has {symbol!r} layers; give its shape"
                 )
+        if "T" in self.layers:
+            _ = self.transpoints
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """The parsed pattern, one symbol a sub-layer."""
         return parse_pattern(self.pattern)
 
+    def shape_of(self, symbol: str) -> "LayerConfig | None":
+        """The part of the config that gives the shape of a layer symbol."""
+        return getattr(self, SHAPES[symbol])
+
     @property
     def chunk(self) -> int:
         """Chunk length of the scan, for `SequenceLayout.from_lengths`."""
-        return self.mamba.chunk if self.mamba else 128
+        scanned = self.mamba or self.transmamba
+        return scanned.chunk if scanned else 128
+
+    @cached_property
+    def transpoints(self) -> tuple[int, ...]:
+        """The TransPoint of each `T` layer, in order; none without such layers.
+
+        Raises:
+            ValueError: a list of TransPoints that is not one a layer.
+        """
+        shape, layers = self.transmamba, self.layers.count("T")
+        return transpoints(shape.schedule, layers, shape.schedule_length) if shape and layers else ()
+
+    def rescheduled(self, schedule: str | Sequence[int], length: int | None = None) -> Self:
+        """The same model with other TransPoints, for which its weights need no change.
+
+        Args:
+            schedule: as in `tandem.nn.transpoints`.
+            length: tokens that a named schedule is spread over; as before when None.
+        Raises:
+            ValueError: a model without `T` layers, or what `transpoints` refuses.
+        """
+        shape = self.transmamba
+        if shape is None or "T" not in self.layers:
+            raise ValueError(f"schedule={schedule!r} needs T layers, but model.pattern={self.pattern!r} has none")
+        schedule = schedule if isinstance(schedule, str) else tuple(schedule)
+        spread = shape.schedule_length if length is None else length
+        return self.replace(transmamba=dataclasses.replace(shape, schedule=schedule, schedule_length=spread))
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again."""
@@ -329,7 +443,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; each feed-forward and scaling of RoPE carries its "kind"."""
-        return _to_dict(self)
+        return to_plain(self, _KIND)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
@@ -338,7 +452,7 @@ class ModelConfig:
         Raises:
             ValueError: a key that is unknown or missing, or a value of the wrong type, named by its path.
         """
-        return _from_dict(cls, plain, "model")
+        return from_plain(cls, plain, "model", _KIND)
 
     def to_json(self) -> str:
         """The config as indented JSON."""
@@ -365,55 +479,3 @@ _KIND: dict[type, str] = {
     YarnScaling: "yarn",
     PairScaling: "pair",
 }
-
-
-def _to_dict(config: Any) -> dict[str, Any]:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    kind = {"kind": _KIND[type(config)]} if type(config) in _KIND else {}
-    return kind | {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _to_dict(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_dict(cls: type, plain: dict[str, Any], path: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(plain) - set(hints))
-    if unknown:
-        raise ValueError(f"{path}.{unknown[0]} is not a known key; known keys are {', '.join(hints)}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    missing = [name for name in required if name not in plain]
-    if missing:
-        raise ValueError(f"{path}.{missing[0]} is missing; add it")
-    return cls(**{name: _value(hints[name], value, f"{path}.{name}") for name, value in plain.items()})
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in choices:
-        return None
-    if isinstance(value, dict):
-        return _nested([c for c in choices if dataclasses.is_dataclass(c)], dict(value), path)
-    if tuple[float, ...] in choices and isinstance(value, list):
-        return tuple(_value(float, item, f"{path}[{index}]") for index, item in enumerate(value))
-    if float in choices and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    scalars = tuple(c for c in choices if c in (int, float, str, bool))
-    if not isinstance(value, scalars) or (isinstance(value, bool) and bool not in scalars):
-        names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
-        raise ValueError(f"{path}={value!r} must be of type {names}")
-    return value
-
-
-def _nested(configs: list[Any], plain: dict[str, Any], path: str) -> Any:
-    if not configs:
-        raise ValueError(f"{path} is an object; it must be a single value")
-    if len(configs) == 1:
-        return _from_dict(configs[0], plain, path)
-    kind, kinds = plain.pop("kind", None), {_KIND[config]: config for config in configs}
-    if kind not in kinds:
-        raise ValueError(f"{path}.kind={kind!r} is unknown; use one of {', '.join(kinds)}")
-    return _from_dict(kinds[kind], plain, path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tandem.nn.config import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig, TransMambaConfig
 from tandem.nn.pattern import hybrid_pattern
 
 
@@ -62,11 +62,53 @@ def turbos_560b() -> ModelConfig:
     )
 
 
+def transmamba_nano() -> ModelConfig:
+    """About 4M parameters with all eight TransPoints of schedule V9, for texts of 512 tokens: two CPU cores train it."""
+    return ModelConfig(
+        vocab_size=4096,
+        width=192,
+        pattern="(TF)8",
+        transmamba=TransMambaConfig(heads=3, groups=3, head_width=64, state=64, schedule_length=512),
+        ffn=DenseConfig(hidden=384),
+        context=512,
+    )
+
+
+def transmamba_400m() -> ModelConfig:
+    """TransMamba-400M (arXiv 2503.24067, Table 8): 415M parameters in 24 sub-layers, 818M with the embeddings."""
+    return _transmamba(layers=12)
+
+
+def transmamba_1_5b() -> ModelConfig:
+    """TransMamba-1.5B (arXiv 2503.24067, Table 8): 64 sub-layers, 1.51B parameters with the embeddings."""
+    return _transmamba(layers=32)
+
+
+def _transmamba(layers: int) -> ModelConfig:
+    """Published: width 1536, 16 heads, feed-forwards of 4096, a feed-forward a mixer, V9 over 8,192 tokens.
+
+    Not published: widths of heads and state, groups, vocabulary. Sixteen attention heads of 128 with Mamba-2's usual state
+    of 128, and a vocabulary of 131,072 with two matrices, are the choice with which both published sizes come out.
+    """
+    return ModelConfig(
+        vocab_size=131_072,
+        width=1536,
+        pattern=f"(TF){layers}",
+        transmamba=TransMambaConfig(heads=16, groups=16, head_width=128, state=128, chunk=128),
+        ffn=DenseConfig(hidden=4096),
+        tie_embeddings=False,
+        context=8192,
+    )
+
+
 _PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "nano": nano,
     "mini": mini,
     "small": small,
     "turbos-560b": turbos_560b,
+    "transmamba-nano": transmamba_nano,
+    "transmamba-400m": transmamba_400m,
+    "transmamba-1.5b": transmamba_1_5b,
 }
 
 

@@ -18,6 +18,11 @@ from tandem.nn.checks import require_above_zero, require_positive
 _PREFIX = "attention.rope_scaling"
 
 
+def ntk_base(base: float, alpha: float, width: int) -> float:
+    """Base * alpha ** (width / (width - 2)), for `width` channels that turn: NTK-aware scaling as in TurboS §2."""
+    return base * alpha ** (width / max(width - 2, 1))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearScaling:
     """Every pair turns `factor` times slower (position interpolation, Chen et al. 2023, arXiv 2306.15595)."""
