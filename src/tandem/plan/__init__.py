@@ -5,7 +5,7 @@ from tandem.plan.flops import FORMULAS, Flops, flops
 from tandem.plan.memory import Memory, crossing, memory
 from tandem.plan.parallel import ParallelLayout
 from tandem.plan.parameters import Parameters, parameters
-from tandem.plan.twins import all_attention, all_mamba, equal_parameters
+from tandem.plan.twins import all_attention, all_mamba, equal_parameters, transmamba_twins
 
 __all__ = [
     "FORMULAS",
@@ -22,4 +22,5 @@ __all__ = [
     "parameters",
     "readable_bytes",
     "state_figure",
+    "transmamba_twins",
 ]

@@ -1,15 +1,36 @@
 """Counts the parameters of a config in closed form, so that a model too large for any machine can be weighed.
 
 Letters in the formulas: D model width, V vocabulary, L layers; attention: H heads, G key/value heads, P head width;
-Mamba-2: I = heads × head width, H heads, G groups, N state, K taps; feed-forward: E experts, k active, S shared, F width.
+Mamba-2 and TransMamba: I = heads × head width, H heads, G groups, N state, K taps; feed-forward: E experts, k active,
+S shared, F width.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
-from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn import (
+    AttentionConfig,
+    DenseConfig,
+    LayerConfig,
+    MambaConfig,
+    ModelConfig,
+    MoEConfig,
+    TransMambaConfig,
+)
 
-KINDS = ("embedding", "head", "attention", "mamba", "dense", "experts", "shared_expert", "latent", "router", "norms")
+KINDS = (
+    "embedding",
+    "head",
+    "attention",
+    "mamba",
+    "transmamba",
+    "dense",
+    "experts",
+    "shared_expert",
+    "latent",
+    "router",
+    "norms",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +85,8 @@ def layer_parameters(config: ModelConfig, symbol: str) -> tuple[Counter[str], Co
     match shape:
         case AttentionConfig():
             counts = Counter(attention=_attention(shape, width))
+        case TransMambaConfig():  # before MambaConfig, which it is too
+            counts = Counter(transmamba=_mamba(shape, width))
         case MambaConfig():
             counts = Counter(mamba=_mamba(shape, width))
         case DenseConfig():
@@ -77,9 +100,9 @@ def layer_parameters(config: ModelConfig, symbol: str) -> tuple[Counter[str], Co
     return counts, active
 
 
-def shape_of(config: ModelConfig, symbol: str) -> AttentionConfig | MambaConfig | DenseConfig | MoEConfig:
-    """The part of the config that gives the shape of a layer symbol."""
-    shape = {"A": config.attention, "M": config.mamba, "F": config.ffn, "E": config.experts}.get(symbol)
+def shape_of(config: ModelConfig, symbol: str) -> LayerConfig:
+    """The shape of a layer symbol that the config must have."""
+    shape = config.shape_of(symbol)
     if shape is None:
         raise ValueError(f"pattern symbol {symbol!r} has no shape in the config; use one of {config.layers}")
     return shape
@@ -95,6 +118,7 @@ def _attention(shape: AttentionConfig, width: int) -> int:
 def _mamba(shape: MambaConfig, width: int) -> int:
     """D·(2I + 2GN + H) in, (K + 1)·(I + 2GN) convolution, 3H for A, D and dt, I for the gated norm, I·D out.
 
+    A TransMamba layer has the same: attention reads the matrices of the SSM, and a TransPoint is no parameter.
     Biases of the projections: 2I + 2GN + H in, D out; a convolution without bias has K in place of K + 1.
     """
     projected = shape.inner + shape.conv_width + shape.heads

@@ -134,3 +134,8 @@ def test_our_presets_are_not_llama_cpps():
     with pytest.raises(ValueError, match=r"attention\.qk_norm=true \(must be false\)") as caught:
         architecture_of(preset("nano"))
     assert "for the nearest, granitehybrid, change model.pattern='(MF)2 AMF (MF)2' (must be A or M" in str(caught.value)
+
+
+def test_transmamba_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"llama\.cpp has no TransMamba layer, and model\.pattern='\(TF\)8' has T;"):
+        architecture_of(preset("transmamba-nano"))

@@ -243,6 +243,10 @@ def architecture_of(config: ModelConfig) -> Architecture:
     Raises:
         ValueError: none does; the message names what the nearest would need.
     """
+    if "T" in config.layers:
+        raise ValueError(
+            f"llama.cpp has no TransMamba layer, and model.pattern={config.pattern!r} has T; use a directory of ours"
+        )
     found = [(list(architecture.differences(config)), architecture) for architecture in ARCHITECTURES.values()]
     mixers = set(config.layers) & {"A", "M"}
     differences, nearest = min(found, key=lambda pair: (not mixers <= set(pair[1].mixers), len(pair[0])))

@@ -117,8 +117,7 @@ def entries(config: ModelConfig, architecture: Architecture) -> Iterator[Entry]:
         block, norm = architecture.place(layer)
         ours, theirs = f"layers.{layer}.mixer", f"blk.{block}"
         yield _one(f"layers.{layer}.norm.weight", Part(f"{theirs}.{norm}.weight", (D,), fine=True))
-        shape = {"A": config.attention, "M": config.mamba, "F": config.ffn, "E": config.experts}[symbol]
-        match shape:
+        match shape := config.shape_of(symbol):
             case AttentionConfig():
                 yield from _attention(ours, theirs, shape, D, architecture)
             case MambaConfig():
