@@ -15,8 +15,8 @@ from tandem.data import Document, Tokenizer, write_shards
 from tandem.evaluate import Line, draw_lines, write_phone_book
 from tandem.report import atomic_path
 
-_FEWEST, _LONGEST = 2, 0.85
-"""Lines of the shortest book, and the share of a document that the longest one takes."""
+_FEWEST, _ASKED = 2, 2
+"""Lines of the shortest book, and names asked for under the longest one."""
 _SAMPLE = 16
 """Lines whose tokens are counted to know about how many fit."""
 
@@ -59,7 +59,7 @@ def _documents(tokenizer: Tokenizer, count: int, tokens: int) -> Iterator[Docume
 def phone_book_document(generator: random.Random, tokens: int, size: Callable[[str], int]) -> str:
     """A book of 2 lines or more, and its names asked for in random order, round after round, up to `tokens`.
 
-    Short books and long ones are as likely: looking up is learned on short ones first.
+    The number of lines is uniform on a logarithmic scale: looking up is learned in short books first.
 
     Args:
         size: counts the tokens of a text.
@@ -70,9 +70,9 @@ def phone_book_document(generator: random.Random, tokens: int, size: Callable[[s
     empty = size(write_phone_book((), ()))
     sample = list(islice(lines, _SAMPLE))
     a_line = (size(write_phone_book(sample, ())) - empty) / _SAMPLE
-    most = int(_LONGEST * tokens / a_line)
+    most = int((tokens - empty) / a_line) - _ASKED
     if most < _FEWEST:
-        least = _FEWEST * a_line / _LONGEST
+        least = empty + (_FEWEST + _ASKED) * a_line + 1
         raise ValueError(f"tokens={tokens} has no room for a phone book of {_FEWEST} lines; use {least:.0f} or more")
     count = int(_FEWEST * ((most + 1) / _FEWEST) ** generator.random())
     book = list(islice(lines, count))

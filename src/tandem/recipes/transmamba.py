@@ -149,15 +149,7 @@ def compare_transmamba(config: TransMambaRecipeConfig) -> Path | None:
         retrieval={name: [_asked(config, run, MULTIPLES) for run in of] for name, of in runs.items()},
         retrieval_adapted={name: [_asked(config, run, (1,)) for run in of] for name, of in adapted.items()},
         retrieval_unadapted={name: [_asked_at_start(config, run) for run in of] for name, of in adapted.items()},
-        speeds=speeds_by_length(
-            models,
-            text,
-            template.train,
-            device,
-            lengths=(config.context, *config.speed_contexts),
-            batch_tokens=config.batch_tokens,
-            rounds=config.rounds,
-        ),
+        speeds=speeds_by_length(models, template, device, longer=config.speed_contexts, rounds=config.rounds),
     )
     write_results(config, models, measured, device)
     console.print(Markdown((config.run_dir / "transmamba.md").read_text(encoding="utf-8")))

@@ -1,14 +1,13 @@
 """How fast models train on texts of several lengths, with schedules of TransPoints spread over each."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from tandem.data import Packer, Source, open_shards
 from tandem.nn import ModelConfig
+from tandem.recipes.pretrain import PretrainConfig
 from tandem.recipes.speed import training_speeds
-from tandem.train import TrainConfig
 
 Speeds = Mapping[str, Sequence[float]]
 """Tokens a second of each model in each round."""
@@ -16,29 +15,33 @@ Speeds = Mapping[str, Sequence[float]]
 
 def speeds_by_length(
     models: Mapping[str, ModelConfig],
-    data: Path,
-    settings: TrainConfig,
+    training: PretrainConfig,
     device: torch.device,
     *,
-    lengths: Sequence[int],
-    batch_tokens: int,
+    longer: Sequence[int],
     rounds: int,
 ) -> dict[int, Speeds]:
-    """Tokens a second of all models in turn, on documents of `data` that are at least as long as each length.
+    """Tokens a second of all models in turn: on the batches of a training, then on texts of other lengths.
 
     Args:
-        batch_tokens: of a step, at least; one document where the length is above it.
+        training: its batches are those measured at its context.
+        longer: lengths at which a batch is whole texts of the first directory of data; one text where that is more than
+            the tokens of a batch.
     Raises:
         ValueError: no document of a length.
     """
+    shards = [open_shards(directory, "train") for directory in training.data]
+    mixture = [Source(shards=each, weight=weight) for each, weight in zip(shards, training.weights, strict=True)]
     speeds: dict[int, Speeds] = {}
-    shards = open_shards(data, "train")
-    for length in sorted(set(lengths)):
+    for length in dict.fromkeys((training.context, *longer)):
         of_length = {name: model_for(model, length) for name, model in models.items()}
-        chunk = next(iter(of_length.values())).chunk
-        source = Source(shards=shards, min_length=length)
-        packer = Packer([source], batch_tokens=max(batch_tokens, length), context=length, chunk=chunk)
-        speeds[length] = training_speeds(of_length, packer, settings, device, rounds=rounds)
+        packer = Packer(
+            mixture if length == training.context else [Source(shards=shards[0], min_length=length)],
+            batch_tokens=max(training.batch_tokens, length),
+            context=length,
+            chunk=next(iter(of_length.values())).chunk,
+        )
+        speeds[length] = training_speeds(of_length, packer, training.train, device, rounds=rounds)
     return speeds
 
 

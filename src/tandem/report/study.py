@@ -64,7 +64,7 @@ def study_figure(
     finish(figure, panels[1], "The same against time", "minutes of training at the measured speed", legend=False)
     _points(panels[2], bits_per_byte)
     finish(figure, panels[2], "Held-out bits per byte, a point a seed", "", legend=False)
-    panels[2].xaxis.set_major_formatter(lambda place, _: _name_at(list(bits_per_byte), place))
+    panels[2].set_xticks(range(len(bits_per_byte)), labels=list(bits_per_byte))
     _lengths(panels[3], times)
     finish(figure, panels[3], "Time of a training step, first model = 1", "length of a text, tokens", legend=False)
     _lengths(panels[4], found)
@@ -72,11 +72,11 @@ def study_figure(
     panels[4].plot(x, [guess[k] for k in x], color=MUTED, linewidth=1.2, linestyle=_DASHES[0], label="a guess")
     finish(figure, panels[4], "Share of phone numbers found again", "tokens of prompt and answer", legend=False)
     for axes, lengths in ((panels[3], next(iter(times.values()))), (panels[4], guess)):
-        axes.set_xticks(sorted(lengths))
-        axes.xaxis.set_major_formatter(lambda value, _: binary_number(value))
+        ticks = sorted(lengths)
+        axes.set_xticks(ticks, labels=[binary_number(length) for length in ticks])
     _changes(panels[5], changes)
     finish(figure, panels[5], "Bits per byte under another schedule", "schedule in use", legend=True)
-    panels[5].xaxis.set_major_formatter(lambda place, _: _name_at(list(changes), place))
+    panels[5].set_xticks(range(len(changes)), labels=list(changes))
     return figure
 
 
@@ -114,7 +114,6 @@ def _points(axes: "matplotlib.axes.Axes", results: Mapping[str, Sequence[float]]
         axes.plot([place] * len(values), values, "o", color=look["color"], alpha=0.6, markersize=5, linewidth=0)
         axes.plot([place - 0.3, place + 0.3], [mean, mean], color=look["color"], linewidth=2)
         axes.annotate(f"{mean:.3f}", (place, max(values)), xytext=(0, 6), textcoords="offset points", **_NOTE)
-    axes.set_xticks(range(len(results)))
     axes.margins(x=0.08, y=0.18)
 
 
@@ -141,12 +140,7 @@ def _changes(axes: "matplotlib.axes.Axes", changes: Mapping[str, tuple[Sequence[
             axes.annotate(f"{mean:.2f}", (x, max(values)), xytext=(0, 5), textcoords="offset points", **_NOTE)
     least = min((value for results in changes.values() for side in results for value in side), default=0.0)
     axes.set_ylim(bottom=0.9 * least)
-    axes.set_xticks(range(len(changes)))
     axes.margins(x=0.05, y=0.15)
 
 
 _NOTE: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": MUTED}
-
-
-def _name_at(names: Sequence[str], place: float) -> str:
-    return names[round(place)] if abs(place - round(place)) < 1e-6 and 0 <= round(place) < len(names) else ""
