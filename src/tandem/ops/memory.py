@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
+from tandem.ops.cpu.ssd import convert as cpu_convert
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.ssd import ChunkRecurrence, chunk_states, to_chunks, wide_dtype
 
@@ -65,6 +67,9 @@ def convert_memory(
 def _convert(
     K_TGN: Tensor, V_THP: Tensor, dt_TH: Tensor, A_H: Tensor, layout: SequenceLayout, state: Tensor | None
 ) -> Tensor:
+    fits = K_TGN.dtype == V_THP.dtype and V_THP.shape[1] == dt_TH.shape[1] and not layout.is_step
+    if fits and kernels_for(K_TGN, V_THP, dt_TH, A_H, state):
+        return cpu_convert(K_TGN, V_THP, dt_TH, A_H, layout, state)
     wide = wide_dtype(V_THP, dt_TH)
     (_, H), P, N = dt_TH.shape, V_THP.shape[2], K_TGN.shape[2]
     state_SHPN = V_THP.new_zeros(layout.documents, H, P, N, dtype=wide) if state is None else state.to(wide)
