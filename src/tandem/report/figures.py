@@ -395,7 +395,7 @@ def finish(
     if legend:
         options = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.6, "columnspacing": 1.5}
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=5, **options
+            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=7, **options
         )
     if note:
         place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 9)}

@@ -61,16 +61,18 @@ def study_figure(
     _curves(panels[0], curves, dict.fromkeys(curves, 1.0))
     finish(figure, panels[0], "Training loss, mean and range of seeds", "tokens", legend=True)
     _curves(panels[1], curves, {name: 1 / (60 * speed) for name, speed in tokens_per_second.items()})
-    finish(figure, panels[1], "The same against time", "minutes of training at the measured speed", legend=False)
+    finish(figure, panels[1], "The same against time", "minutes of training at the measured speed")
     _points(panels[2], bits_per_byte)
-    finish(figure, panels[2], "Held-out bits per byte, a point a seed", "", legend=False)
+    finish(figure, panels[2], "Held-out bits per byte, a point a seed", "")
     panels[2].set_xticks(range(len(bits_per_byte)), labels=list(bits_per_byte))
     _lengths(panels[3], times)
-    finish(figure, panels[3], "Time of a training step, first model = 1", "length of a text, tokens", legend=False)
+    finish(figure, panels[3], "Time of a training step, first model = 1", "length of a text, tokens")
     _lengths(panels[4], found)
     x = sorted(guess)
-    panels[4].plot(x, [guess[k] for k in x], color=MUTED, linewidth=1.2, linestyle=_DASHES[0], label="a guess")
-    finish(figure, panels[4], "Share of phone numbers found again", "tokens of prompt and answer", legend=False)
+    panels[4].plot(x, [guess[k] for k in x], color=MUTED, linewidth=1.2, linestyle=_DASHES[0])
+    finish(
+        figure, panels[4], "Share of phone numbers found again", "tokens of prompt and answer", note="dashed: a guess"
+    )
     for axes, lengths in ((panels[3], next(iter(times.values()))), (panels[4], guess)):
         ticks = sorted(lengths)
         axes.set_xticks(ticks, labels=[binary_number(length) for length in ticks])
