@@ -88,6 +88,11 @@ class SSMSlots:
         """The first slots: the same memory, not a copy."""
         return SSMSlots(self.state_SHPN[:slots], self.halo_SWC[:slots])
 
+    def restart(self) -> None:
+        """Forgets everything."""
+        self.state_SHPN.zero_()
+        self.halo_SWC.zero_()
+
     def load(self, other: "SSMSlots") -> None:
         """Copies other slots over the first of these."""
         self.state_SHPN[: len(other.state_SHPN)] = other.state_SHPN
@@ -160,6 +165,11 @@ class TransSlots(SSMSlots):
         self.k_SLGW, self.v_SLGW = self.k_SLGW[:, :0].clone(), self.v_SLGW[:, :0].clone()
         if self.dt_SLH is not None:
             self.dt_SLH = self.dt_SLH[:, :0].clone()
+
+    def restart(self) -> None:
+        """Forgets everything."""
+        SSMSlots.restart(self)  # super() does not find its way in a class with slots
+        self.has_crossed = self.is_released = self.transpoint == 0
 
     def select(self, slots: Tensor) -> "TransSlots":
         """A copy of some slots."""
