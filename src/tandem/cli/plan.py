@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,20 +11,28 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.arguments import parse_command
+from tandem.hub import choose_device
 from tandem.nn import ModelConfig, preset
 from tandem.plan import (
     FORMULAS,
     Flops,
+    MeasuredCost,
     Memory,
     ParallelLayout,
     Parameters,
+    TransPointCost,
     all_attention,
     crossing,
     flops,
+    measure_transpoints,
     memory,
+    named_schedules,
+    paper_cost,
     parameters,
     readable_bytes,
     state_figure,
+    switching_layers,
+    transpoints_figure,
 )
 
 
@@ -37,9 +45,15 @@ class PlanModel:
     context: int | None = None
     """Tokens of a sequence; the model's own context by default."""
     out: Path = Path("plan.png")
-    """Where the plot goes: decode state against context, beside the all-attention twin."""
+    """Where the plot goes: decode state against context, beside the all-attention twin; or cost against TransPoint."""
     json: bool = False
     """Print JSON, all counts in units of one, instead of tables."""
+    transpoints: bool = False
+    """Plan instead where the TransMamba layers of a model should switch, by the paper's formula and by time measured here."""
+    device: str = "auto"
+    """Where --transpoints measures: auto, cpu, cuda or cuda:N."""
+    seconds: float = 40
+    """About how long --transpoints may measure; 0 for the formula alone."""
     parallel: ParallelLayout = dataclasses.field(default_factory=ParallelLayout)
 
 
@@ -52,19 +66,23 @@ def plan_model(options: PlanModel) -> None:
     """Prints a model's plan and saves its plot.
 
     Raises:
-        ValueError: an unknown preset, a file that is no config, a layout that does not fit, a context below 1.
+        ValueError: an unknown preset, a file that is no config, a layout that does not fit, a context below 1,
+            TransPoints of a model that has none.
     """
     config = _config(options.model)
     context = config.context if options.context is None else options.context
     if context < 1:
         raise ValueError(f"--context={context} must be 1 or more")
+    if options.transpoints:
+        _plan_transpoints(options, config, context)
+        return
     figure = state_figure(config, options.out, title=Path(options.model).stem, context=context)
     counts, work = parameters(config), flops(config, context=context)
     bytes_of = memory(config, options.parallel)
     if options.json:
         print(json.dumps(_plain(config, context, counts, work, bytes_of) | {"figure": str(figure)}, indent=2))
         return
-    console = Console(width=None if Console().is_terminal else 100)
+    console = _console()
     console.print(f"[bold]{options.model}[/bold]: {len(config.layers)} layers, width {config.width}", highlight=False)
     console.print(_parameter_table(counts))
     console.print(_work_table(work, context))
@@ -96,7 +114,7 @@ def _plain(config: ModelConfig, context: int, counts: Parameters, work: Flops, b
 
 
 def _twin_bytes(config: ModelConfig, context: int) -> int | None:
-    return memory(all_attention(config)).sequence(context) if config.attention else None
+    return memory(all_attention(config)).sequence(context) if config.attention or config.transmamba else None
 
 
 def _parameter_table(counts: Parameters) -> Table:
@@ -124,15 +142,17 @@ def _work_table(work: Flops, context: int) -> Table:
 def _decode_table(config: ModelConfig, bytes_of: Memory, context: int) -> Table:
     table = Table("decode state", "bytes", title="Decoding, one sequence", title_justify="left", show_header=False)
     table.columns[1].justify = "right"
-    table.add_row("keys and values, a token", readable_bytes(bytes_of.kv_per_token))
-    table.add_row("Mamba-2 states, float32", readable_bytes(bytes_of.ssm_per_sequence))
+    table.add_row("keys and values, a token", readable_bytes(bytes_of.kv_per_token_at(0)))
+    if bytes_of.kv_until:
+        table.add_row(f"the same after {context:,} tokens", readable_bytes(bytes_of.kv_per_token_at(context)))
+    table.add_row("recurrent states, float32", readable_bytes(bytes_of.ssm_per_sequence))
     table.add_row("convolution windows", readable_bytes(bytes_of.conv_per_sequence))
     table.add_section()
     table.add_row(f"a sequence of {context:,} tokens", readable_bytes(bytes_of.sequence(context)), style="bold")
     twin = _twin_bytes(config, context)
     if twin is not None:
-        table.add_row("the same, every M replaced by A", readable_bytes(twin))
-        if "M" in config.layers:
+        table.add_row("the same, every mixer attention", readable_bytes(twin))
+        if {"M", "T"} & set(config.layers):
             table.add_row("smaller than that from", f"{crossing(config):,.0f} tokens on")
     return table
 
@@ -147,6 +167,142 @@ def _training_table(bytes_of: Memory, parallel: ParallelLayout) -> Table:
     table.add_section()
     table.add_row("together", readable_bytes(bytes_of.training), style="bold")
     return table
+
+
+def _plan_transpoints(options: PlanModel, config: ModelConfig, context: int) -> None:
+    formula, measured = paper_cost(config, context), None
+    if options.seconds:
+        device = choose_device(options.device)
+        measured = measure_transpoints(config, context=context, device=device, seconds=options.seconds)
+    name = Path(options.model).stem
+    figure = transpoints_figure(
+        options.out, title=name, formula=formula, measured=measured, transpoints=config.transpoints
+    )
+    if options.json:
+        plan = _plain_transpoints(config, context, formula, measured)
+        print(json.dumps(plan | {"figure": str(figure)}, indent=2))
+        return
+    console = _console()
+    console.print(_layer_table(config, context))
+    console.print(_ratio_table(formula))
+    console.print(_schedule_table(config, formula, measured))
+    for line in _measured_lines(measured) if measured else ():
+        console.print(line, highlight=False)
+    console.print(f"plot:   {figure}", highlight=False)
+
+
+def _plain_transpoints(
+    config: ModelConfig, context: int, formula: TransPointCost, measured: MeasuredCost | None
+) -> dict[str, Any]:
+    schedules = {"this model": config.transpoints, **named_schedules(context)}
+    return {
+        "config": config.to_dict(),
+        "context": context,
+        "layers": [dataclasses.asdict(layer) for layer in switching_layers(config, context)],
+        "formula": _plain_cost(formula),
+        "paper_example": _plain_cost(dataclasses.replace(formula, **_EXAMPLE)),
+        "schedules": {
+            name: {"transpoints": points, **_relative(formula, measured, points)} for name, points in schedules.items()
+        },
+        "measured": measured and dataclasses.asdict(measured) | _plain_cost(measured.cost) | _ranges(measured),
+    }
+
+
+_EXAMPLE = {"width": 4096, "context": 8192}
+"""The sizes of the paper's own example of the formula."""
+
+
+def _plain_cost(cost: TransPointCost) -> dict[str, float]:
+    return {
+        "optimum": cost.optimum,
+        "least": cost.least,
+        "attention_to_least": cost.attention / cost.least,
+        "mamba_to_least": cost.mamba / cost.least,
+    }
+
+
+def _relative(formula: TransPointCost, measured: MeasuredCost | None, points: Sequence[int]) -> dict[str, float]:
+    """Operations a layer and their ratio to pure attention; the same ratio of measured time."""
+    operations = formula.schedule(points)
+    plain = {"operations": operations, "operations_to_attention": operations / formula.attention}
+    if measured is not None:
+        plain["time_to_attention"] = measured.cost.schedule(points) / measured.cost.attention
+    return plain
+
+
+def _ranges(measured: MeasuredCost) -> dict[str, tuple[float, float]]:
+    """Least and greatest of the rounds."""
+    speeds, optima = zip(*((cost.speed, cost.optimum) for cost in measured.in_rounds), strict=True)
+    return {"speed_range": (min(speeds), max(speeds)), "optimum_range": (min(optima), max(optima))}
+
+
+def _layer_table(config: ModelConfig, context: int) -> Table:
+    table = Table(title=f"TransMamba layers, a sequence of {context:,} tokens", title_justify="left")
+    for heading in ("layer", "TransPoint", "operations", "keys and values until then", "state"):
+        table.add_column(heading, justify="right")
+    for layer in switching_layers(config, context):
+        table.add_row(
+            str(layer.layer),
+            f"{layer.transpoint:,}" if layer.transpoint < context else f"{layer.transpoint:,} (never)",
+            f"{layer.operations:.3e}",
+            readable_bytes(layer.kv_bytes),
+            readable_bytes(layer.state_bytes),
+        )
+    return table
+
+
+def _ratio_table(formula: TransPointCost) -> Table:
+    table = Table(title="The paper's formula, F(P) = P² N + (T - P) N²", title_justify="left")
+    for heading in ("", "P* = N / 2", "F*", "Transformer / F*", "Mamba / F*"):
+        table.add_column(heading, justify="right" if heading else "left")
+    example = dataclasses.replace(formula, **_EXAMPLE)
+    for name, cost in (("this model", formula), ("the paper's example", example)):
+        plain = _plain_cost(cost)
+        table.add_row(
+            f"{name}: N = {cost.width:,}, T = {cost.context:,}",
+            f"{plain['optimum']:,.0f}",
+            f"{plain['least']:.3e}",
+            f"{plain['attention_to_least']:.3f}",
+            f"{plain['mamba_to_least']:.3f}",
+        )
+    return table
+
+
+def _schedule_table(config: ModelConfig, formula: TransPointCost, measured: MeasuredCost | None) -> Table:
+    table = Table(title="Schedules, mean of their layers", title_justify="left")
+    table.add_column("schedule")
+    table.add_column(f"a cycle of TransPoints for {formula.context:,} tokens")
+    for heading in ("operations", "÷ attention", *(["time ÷ attention"] if measured else [])):
+        table.add_column(heading, justify="right")
+    own = config.transmamba.schedule if config.transmamba else ""
+    schedules = named_schedules(formula.context)
+    if not isinstance(own, str) or config.transpoints[: len(schedules[own])] != schedules[own]:
+        schedules = {"this model": config.transpoints, **schedules}
+    for name, points in schedules.items():
+        values = list(_relative(formula, measured, points).values())
+        numbers = [f"{values[0]:.3e}", *(f"{value:.3f}" for value in values[1:])]
+        table.add_row(name, " ".join(map(str, points)), *numbers, style="bold" if name in (own, "this model") else None)
+    return table
+
+
+def _measured_lines(measured: MeasuredCost) -> Iterator[str]:
+    cost, ranges = measured.cost, _ranges(measured)
+    lengths = ", ".join(f"{n:,}" for n in measured.seconds["attention"])
+    left_out = f"; too long here: {', '.join(f'{n:,}' for n in measured.skipped)}" if measured.skipped else ""
+    yield f"measured on {measured.device}, {measured.dtype}, {measured.threads} threads; documents of {lengths}{left_out}"
+    low, high = ranges["speed_range"]
+    yield f"c = {cost.speed:.3g} ({low:.3g} to {high:.3g} in {len(measured.in_rounds)} rounds; the paper's GPU: 2.67)"
+    yield f"c N / 2 = {cost.speed * cost.width / 2:,.0f}, were a token of the prefix free but for its pairs"
+    yield (
+        f"it takes attention {cost.overhead:.2f} and the converter {cost.conversion:.2f} of a token of the SSM, "
+        "whatever its place"
+    )
+    low, high = ranges["optimum_range"]
+    yield f"P* = {cost.optimum:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 100)
 
 
 def _spread(parallel: ParallelLayout) -> str:
