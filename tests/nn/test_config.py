@@ -4,6 +4,7 @@ import pytest
 
 from tandem.nn import AttentionConfig, ModelConfig, preset, presets
 
+TRANS = {"heads": 2, "state": 8}
 ATTENTION = {"heads": 4, "kv_heads": 2, "head_width": 8}
 MOE = {"kind": "moe", "experts": 4, "top_k": 2, "hidden": 8}
 
@@ -37,7 +38,15 @@ def test_presets_round_trip(name: str):
         ({"mamba": {"heads": 3, "groups": 2}}, "mamba.groups=2 does not divide mamba.heads=3"),
         ({"attention": None}, "model.attention=null"),
         ({"attention": {"heads": 4, "kv_heads": 3, "head_width": 8}}, "attention.kv_heads=3 does not divide"),
-        ({"pattern": "TF"}, "cannot build yet"),
+        ({"pattern": "TF"}, "model.transmamba=null but model.pattern='TF' has 'T' layers"),
+        ({"transmamba": {**TRANS, "schedule": [0, -1]}}, "has the TransPoint -1; use 0"),
+        ({"transmamba": {**TRANS, "schedule": "v0"}}, "schedule='v0' is unknown; use one of attention"),
+        ({"transmamba": {**TRANS, "gate": "all"}}, "transmamba.gate='all' is unknown; use one of ssm, both, none"),
+        ({"transmamba": {**TRANS, "gate": 1}}, "model.transmamba.gate=1 must be of type str"),
+        ({"transmamba": {**TRANS, "state": 7}}, "transmamba.state=7 is odd"),
+        ({"transmamba": {**TRANS, "heads": 0}}, "transmamba.heads=0 must be 1 or more"),
+        ({"transmamba": {**TRANS, "rope_alpha": 0.5}}, "transmamba.rope_alpha=0.5 is below 1"),
+        ({"pattern": "TT", "transmamba": {**TRANS, "schedule": [1]}}, "has 1 TransPoints for 2 T layers; give one a"),
         ({"tie_embeddings": 1}, "model.tie_embeddings=1 must be of type bool"),
         ({"logit_scale": 0.0}, "model.logit_scale=0.0 must be a number above 0"),
         (

@@ -1,6 +1,7 @@
 """Index tensors of a layout against the lists they stand for."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +58,42 @@ def test_a_fixed_layout_keeps_its_tensors_and_refuses_what_does_not_fit():
     for name in ("document_T", "grid_T", "chunk_counts", "last_S", "chunk_steps"):
         with pytest.raises(NotKeptError, match="more of the layout than a graph may keep"):
             getattr(layout, name)
+
+
+@given(
+    documents=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=6),
+    point=st.integers(0, 26),
+)
+def test_a_split_puts_each_token_on_its_side_once(documents: list[tuple[int, int]], point: int):
+    lengths, starts = zip(*documents, strict=True)
+    layout = SequenceLayout.from_lengths(lengths, starts=starts)
+    split = layout.split(point)
+    order = range(layout.tokens) if split.order is None else split.order[0].tolist()
+    found = [(layout.document_T[t].item(), layout.position_T[t].item()) for t in order]
+    expected = []
+    for part, owners in ((split.before, split.before_documents), (split.behind, split.behind_documents)):
+        if part is not None:
+            expected += [
+                (owners[d], p) for d, p in zip(part.document_T.tolist(), part.position_T.tolist(), strict=True)
+            ]
+    assert found == expected
+    assert all((position < point) == (at < split.first) for at, (_, position) in enumerate(found))
+    crossing = split.before_documents[len(split.before_documents) - split.crossing :]
+    assert crossing == split.behind_documents[: split.crossing]
+    assert (split.crossed.tokens if split.crossed else 0) == sum(point - starts[d] for d in crossing)
+    if split.order is not None:
+        order_T, place_T = split.order
+        assert torch.equal(order_T[place_T], torch.arange(layout.tokens))
+
+
+def test_a_split_is_made_once():
+    layout = SequenceLayout.from_lengths([5, 9])
+    assert layout.split(4) is layout.split(4)
+
+
+def test_a_fixed_layout_has_no_split_that_depends_on_its_documents():
+    layout = FixedLayout.of(SequenceLayout.from_lengths([5, 1]), documents=4)
+    assert layout.split(0).behind is layout
+    assert layout.split(6).before is layout
+    with pytest.raises(NotKeptError, match="the point 3"):
+        layout.split(3)

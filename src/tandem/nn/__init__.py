@@ -26,7 +26,9 @@ from tandem.nn.rope import (
     yarn_amplitude,
 )
 from tandem.nn.schedule import SCHEDULE_LENGTH, SCHEDULES, transpoints
-from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
+from tandem.nn.slots import KVSlots, Slots, SSMSlots, TransSlots
+from tandem.nn.state import DecodePool, DecodeState
+from tandem.nn.transmamba import TransMamba
 from tandem.ops import SequenceLayout
 
 __all__ = [
@@ -61,7 +63,10 @@ __all__ = [
     "Routing",
     "SSMSlots",
     "SequenceLayout",
+    "Slots",
+    "TransMamba",
     "TransMambaConfig",
+    "TransSlots",
     "YarnScaling",
     "hybrid_pattern",
     "parse_pattern",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig
 from tandem.nn.rope import RopeScaling, rotary_frequencies
-from tandem.nn.state import KVSlots
+from tandem.nn.slots import KVSlots
 from tandem.ops import SequenceLayout, StepProgram, cached_attention, causal_attention, rotary
 
 
@@ -102,8 +102,7 @@ class Attention(nn.Module):
         """Forward operations: 4·D·(H + G)·P a token for projections, 4·H·P for each pair of tokens that see each other."""
         config = self.config
         projections = 4 * self.width * (config.heads + config.kv_heads) * config.head_width * layout.tokens
-        pairs = sum(n * start + n * (n + 1) // 2 for n, start in zip(layout.lengths, layout.starts, strict=True))
-        return projections + 4 * config.heads * config.head_width * pairs
+        return projections + 4 * config.heads * config.head_width * layout.pairs
 
     def state_bytes(self, context: int, value_bytes: int = 2) -> int:
         """Bytes of decode state of one sequence of `context` tokens: 2·G·P values a token."""

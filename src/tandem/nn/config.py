@@ -7,11 +7,10 @@ module; nothing is looked up by string.
 import dataclasses
 import json
 import math
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from tandem.nn.checks import divisors, require_above_zero, require_positive
 from tandem.nn.pattern import parse_pattern
@@ -159,10 +158,6 @@ class MambaConfig:
         return self.inner + 2 * self.groups * self.state
 
 
-Part = Literal["ssm", "both", "none"]
-"""The tokens of a TransMamba layer that something acts on: those of the SSM, those of attention too, or none."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransMambaConfig(MambaConfig):
     """TransMamba: the parameters of one Mamba-2 layer, read as attention up to the TransPoint and as an SSM behind it.
@@ -178,9 +173,10 @@ class TransMambaConfig(MambaConfig):
             SSM reads turned ones too; "none" turns nothing. The paper gives a base and no place.
         rope_base, rope_alpha: as in `AttentionConfig`.
         scale: factor of the scores; state ** -0.5 when None (the paper's equation 2 prints none).
-        gate: tokens multiplied by silu(z). The paper's ablation: attention is best without.
-        norm: tokens that pass through the RMSNorm before the output.
-        skip: tokens to which D x is added.
+        gate: tokens multiplied by silu(z): "ssm" (those behind the TransPoint), "both" or "none". In the paper's ablation
+            attention is best without.
+        norm: likewise, tokens that pass through the RMSNorm before the output.
+        skip: likewise, tokens to which D x is added.
         convert: start the SSM from the converted prefix; False is an ablation that starts it from zeros.
         cache: what decoding keeps before the TransPoint beside keys and values: "running" moves the state on with every
             token, "convert" keeps step sizes and converts at the TransPoint. Both give the same.
@@ -188,15 +184,15 @@ class TransMambaConfig(MambaConfig):
 
     schedule: str | tuple[int, ...] = "v9"
     schedule_length: int = SCHEDULE_LENGTH
-    rope_mode: Literal["attn", "both", "none"] = "attn"
+    rope_mode: str = "attn"
     rope_base: float = 10_000.0
     rope_alpha: float = 1.0
     scale: float | None = None
-    gate: Part = "ssm"
-    norm: Part = "both"
-    skip: Part = "ssm"
+    gate: str = "ssm"
+    norm: str = "both"
+    skip: str = "ssm"
     convert: bool = True
-    cache: Literal["running", "convert"] = "running"
+    cache: str = "running"
     _field: ClassVar[str] = "transmamba"
 
     def __post_init__(self) -> None:
@@ -223,10 +219,20 @@ class TransMambaConfig(MambaConfig):
         """Width of the values of one attention head: heads / groups heads side by side."""
         return self.inner // self.groups
 
+    @property
+    def attention_width(self) -> int:
+        """Channels of queries, keys and values in attention: the wider of state and value width, the other ends in zeros."""
+        return max(self.state, self.value_width)
+
+    @property
+    def keeps_steps(self) -> bool:
+        """Whether decoding keeps step sizes beside keys and values."""
+        return self.convert and self.cache == "convert"
+
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "rope_mode": ("attn", "both", "none"),
-    **dict.fromkeys(("gate", "norm", "skip"), typing.get_args(Part)),
+    **dict.fromkeys(("gate", "norm", "skip"), ("ssm", "both", "none")),
     "cache": ("running", "convert"),
 }
 

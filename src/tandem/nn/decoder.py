@@ -1,6 +1,6 @@
 """The hybrid language model: embedding, pre-norm residual layers in the order of the pattern, norm, head.
 
-Start here; then attention.py, mamba.py and feed_forward.py for the layers, state.py for what decoding keeps.
+Start here; then attention.py, mamba.py, transmamba.py and feed_forward.py for the layers, state.py for what decoding keeps.
 
 Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-forward layers with experts, E experts.
 """
@@ -16,11 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from tandem.nn.attention import Attention
 from tandem.nn.base import Linear, RMSNorm
-from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig, TransMambaConfig
 from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.state import DecodePool, DecodeState, KVSlots, SSMSlots
+from tandem.nn.slots import Slots
+from tandem.nn.state import DecodePool, DecodeState
 from tandem.nn.step import recorded_logits
+from tandem.nn.transmamba import TransMamba
 from tandem.ops import SequenceLayout, StepProgram, blockwise_cross_entropy, linear, round_to_int8
 from tandem.ops.triton.support import triton_for
 
@@ -83,10 +85,10 @@ class Layer(nn.Module):
     What a mixer gives is added by the next norm, in the pass that norms the sum.
     """
 
-    def __init__(self, config: ModelConfig, symbol: str) -> None:
+    def __init__(self, config: ModelConfig, symbol: str, transpoint: int = 0) -> None:
         super().__init__()
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.mixer = _mixer(config, symbol)
+        self.mixer = _mixer(config, symbol, transpoint)
         self.scale = config.residual_scale
 
     def forward(
@@ -108,7 +110,7 @@ class Layer(nn.Module):
             return x_TD, *self.mixer(normed_TD, layout, route_TK=route_TK)
         return x_TD, self.mixer(normed_TD, layout, state.layers[index] if state else None), None
 
-    def record(self, program: StepProgram, x_SD: Tensor, slots: KVSlots | SSMSlots | None) -> None:
+    def record(self, program: StepProgram, x_SD: Tensor, slots: Slots | None) -> None:
         """Writes `forward` down as part of a decode step; x is changed in place."""
         y_SD = self.mixer.record(program, self.norm.record(program, x_SD), slots)  # pyright: ignore[reportArgumentType]
         program.add(x_SD, y_SD, self.scale)
@@ -126,9 +128,11 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else x * factor
 
 
-def _mixer(config: ModelConfig, symbol: str) -> Attention | Mamba | Dense | MixtureOfExperts:
-    shape = {"A": config.attention, "M": config.mamba, "F": config.ffn, "E": config.experts}[symbol]
+def _mixer(config: ModelConfig, symbol: str, transpoint: int) -> Attention | Mamba | Dense | MixtureOfExperts:
+    shape = config.shape_of(symbol)
     match shape:
+        case TransMambaConfig():
+            return TransMamba(shape, config.width, config.norm_eps, transpoint)
         case AttentionConfig():
             return Attention(shape, config.width, config.norm_eps)
         case MambaConfig():
@@ -155,7 +159,8 @@ class HybridLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.width))
-        self.layers = nn.ModuleList(Layer(config, symbol) for symbol in config.layers)
+        points = iter(config.transpoints)
+        self.layers = nn.ModuleList(Layer(config, s, next(points) if s == "T" else 0) for s in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.int8_steps = False
@@ -292,6 +297,17 @@ class HybridLM(nn.Module):
                 module.round_to_int8()
         self.int8_steps = True
 
+    def reschedule(self, schedule: str | Sequence[int], length: int | None = None) -> None:
+        """Gives the `T` layers other TransPoints, as `ModelConfig.rescheduled`; weights stay, decode states are void.
+
+        Raises:
+            ValueError: a model without `T` layers, an unknown schedule, or a list that is not one TransPoint a layer.
+        """
+        self.config = self.config.rescheduled(schedule, length)
+        mixers = [layer.mixer for layer in self.layers if isinstance(layer.mixer, TransMamba)]
+        for mixer, point in zip(mixers, self.config.transpoints, strict=True):
+            mixer.transpoint = point
+
     def new_state(self, n: int, device: torch.device | str | None = None) -> DecodeState:
         """An empty decode state of n slots; keys, values and convolution halos in the embedding's dtype."""
         if n < 1:
@@ -304,6 +320,7 @@ class HybridLM(nn.Module):
         plain = all(
             mixture.is_plain for mixture in self._mixtures()
         )  # other experts need to know how many rows each gets
+        plain = plain and "T" not in self.config.layers  # which side of its TransPoint a document is on, the host knows
         return plain and self.embedding.is_cuda and triton_for(self.embedding)
 
     def generator_state(self) -> Tensor:

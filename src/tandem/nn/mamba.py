@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tandem.nn.base import Float32Island, Linear, RMSNorm, is_bare
 from tandem.nn.config import MambaConfig
-from tandem.nn.state import SSMSlots
+from tandem.nn.slots import SSMSlots
 from tandem.ops import SequenceLayout, StepProgram, causal_conv, conv_halo, mamba_step, ssd_chunked, step_sizes
 
 

@@ -56,11 +56,10 @@ def _value(hint: Any, value: Any, path: str, kinds: Kinds) -> Any:
             return tuple(_value(element, item, f"{path}[{index}]", kinds) for index, item in enumerate(value))
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    words = [word for choice in choices for word in typing.get_args(choice) if isinstance(word, str)]
-    scalars = (*(c for c in choices if c in (int, float, str, bool)), *([str] if words else []))
+    scalars = tuple(c for c in choices if c in (int, float, str, bool))
     if not isinstance(value, scalars) or (isinstance(value, bool) and bool not in scalars):
-        names = [getattr(c, "__name__", str(c)) for c in choices if not typing.get_args(c)]
-        raise ValueError(f"{path}={value!r} must be of type {' or '.join([*names, *map(repr, words)])}")
+        names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
+        raise ValueError(f"{path}={value!r} must be of type {names}")
     return value
 
 

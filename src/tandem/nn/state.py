@@ -1,101 +1,26 @@
-"""The memory of a generation: keys and values that grow with the text, and SSM states that do not, kept apart.
+"""The memory of a generation: what all layers remember (slots.py), and how many tokens of each document that is.
 
-Shapes: S slots (one a document), L tokens of capacity, G key/value heads, P head width, H heads, N state width, W taps,
-C convolution channels.
+Shapes: S slots (one a document), L tokens of capacity, G key/value heads, P head width.
 """
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from tandem.nn.config import AttentionConfig, MambaConfig, ModelConfig
+from tandem.nn.config import ModelConfig
+from tandem.nn.slots import KVSlots, Slots, SSMSlots, TransSlots
 from tandem.ops import SequenceLayout
 
 if TYPE_CHECKING:
     from tandem.nn.step import RecordedStep
-
-
-@dataclass(slots=True)
-class KVSlots:
-    """Keys and values of one attention layer; capacity doubles when a document outgrows it."""
-
-    k_SLGP: Tensor
-    v_SLGP: Tensor
-
-    @classmethod
-    def empty(cls, config: AttentionConfig, slots: int, dtype: torch.dtype, device: torch.device) -> "KVSlots":
-        """No tokens, no capacity."""
-        shape = (slots, 0, config.kv_heads, config.head_width)
-        return cls(torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
-
-    def append(self, k_TGP: Tensor, v_TGP: Tensor, layout: SequenceLayout) -> None:
-        """Writes each document's new keys and values behind what its slot holds."""
-        self.reserve(max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)))
-        self.k_SLGP[layout.document_T, layout.position_T] = k_TGP.to(self.k_SLGP.dtype)
-        self.v_SLGP[layout.document_T, layout.position_T] = v_TGP.to(self.v_SLGP.dtype)
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Keys, then values."""
-        return self.k_SLGP, self.v_SLGP
-
-    def reserve(self, tokens: int) -> None:
-        """Grows the capacity to at least `tokens` of each document."""
-        capacity = self.k_SLGP.shape[1]
-        if tokens > capacity:
-            grown = max(tokens, 2 * capacity, 64)
-            self.k_SLGP, self.v_SLGP = _grow(self.k_SLGP, grown), _grow(self.v_SLGP, grown)
-
-    def select(self, slots: Tensor) -> "KVSlots":
-        """A copy of some slots."""
-        return KVSlots(self.k_SLGP[slots], self.v_SLGP[slots])
-
-    def first(self, slots: int) -> "KVSlots":
-        """The first slots: the same memory, not a copy."""
-        return KVSlots(self.k_SLGP[:slots], self.v_SLGP[:slots])
-
-    def load(self, other: "KVSlots") -> None:
-        """Copies other slots over the first of these, as far as there is room."""
-        slots, tokens = len(other.k_SLGP), min(self.k_SLGP.shape[1], other.k_SLGP.shape[1])
-        self.k_SLGP[:slots, :tokens] = other.k_SLGP[:, :tokens]
-        self.v_SLGP[:slots, :tokens] = other.v_SLGP[:, :tokens]
-
-
-@dataclass(slots=True)
-class SSMSlots:
-    """State and convolution halo of one Mamba-2 layer; the state is float32 or wider."""
-
-    state_SHPN: Tensor
-    halo_SWC: Tensor
-
-    @classmethod
-    def empty(cls, config: MambaConfig, slots: int, dtype: torch.dtype, device: torch.device) -> "SSMSlots":
-        """Zeros: no text read yet."""
-        wide = torch.promote_types(torch.float32, dtype)
-        state = torch.zeros(slots, config.heads, config.head_width, config.state, dtype=wide, device=device)
-        return cls(state, torch.zeros(slots, config.conv - 1, config.conv_width, dtype=dtype, device=device))
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Halo, then state."""
-        return self.halo_SWC, self.state_SHPN
-
-    def select(self, slots: Tensor) -> "SSMSlots":
-        """A copy of some slots."""
-        return SSMSlots(self.state_SHPN[slots], self.halo_SWC[slots])
-
-    def first(self, slots: int) -> "SSMSlots":
-        """The first slots: the same memory, not a copy."""
-        return SSMSlots(self.state_SHPN[:slots], self.halo_SWC[:slots])
-
-    def load(self, other: "SSMSlots") -> None:
-        """Copies other slots over the first of these."""
-        self.state_SHPN[: len(other.state_SHPN)] = other.state_SHPN
-        self.halo_SWC[: len(other.halo_SWC)] = other.halo_SWC
 
 
 @dataclass(slots=True)
@@ -104,14 +29,14 @@ class DecodeState:
 
     Attributes:
         lengths: tokens that each slot holds.
-        layers: one entry a layer: KVSlots, SSMSlots, or None where nothing is kept.
+        layers: one entry a layer: KVSlots, SSMSlots, TransSlots, or None where nothing is kept.
         chunk: chunk length of the layouts it makes.
         device: where it lies.
         step: the recording of a decode step over it, if one was made; see step.py.
     """
 
     lengths: list[int]
-    layers: list[KVSlots | SSMSlots | None]
+    layers: list[Slots | None]
     chunk: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: "RecordedStep | None" = field(default=None, compare=False, repr=False)
@@ -119,12 +44,14 @@ class DecodeState:
     @classmethod
     def empty(cls, config: ModelConfig, slots: int, dtype: torch.dtype, device: torch.device) -> "DecodeState":
         """The state before any text."""
-        layers: list[KVSlots | SSMSlots | None] = []
+        points, layers = iter(config.transpoints), list[Slots | None]()
         for symbol in config.layers:
             if symbol == "A" and config.attention:
                 layers.append(KVSlots.empty(config.attention, slots, dtype, device))
             elif symbol == "M" and config.mamba:
                 layers.append(SSMSlots.empty(config.mamba, slots, dtype, device))
+            elif symbol == "T" and config.transmamba:
+                layers.append(TransSlots.before(config.transmamba, next(points), slots, dtype, device))
             else:
                 layers.append(None)
         return cls([0] * slots, layers, config.chunk, device)
@@ -152,6 +79,56 @@ class DecodeState:
         """An independent copy."""
         return self.select(range(len(self.lengths)))
 
+    def save(self, path: Path) -> None:
+        """Writes the state to a file, under a temporary name first: a text that was read need not be read again."""
+        tensors = {
+            f"{n}.{name}": t.clone() for n, slots in enumerate(self.layers) for name, t in _tensors(slots).items()
+        }
+        points = [slots.transpoint for slots in self.layers if isinstance(slots, TransSlots)]
+        about = {"lengths": self.lengths, "transpoints": points}
+        unfinished = path.with_name(path.name + ".unfinished")
+        save_file(tensors, unfinished, {"tandem": json.dumps(about)})
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, config: ModelConfig, device: torch.device | str | None = None) -> "DecodeState":
+        """Reads what `save` wrote.
+
+        Args:
+            config: of the model that read the text; its TransPoints must be those of then.
+        Raises:
+            ValueError: no such file, not a decode state, or that of another model.
+        """
+        if not path.is_file():
+            raise ValueError(f"state={path} is not a file; write one with DecodeState.save")
+        try:
+            with safe_open(path, "pt", str(device or "cpu")) as file:
+                about = json.loads((file.metadata() or {})["tandem"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a dict
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"state={path} is not a decode state ({error}); write one with DecodeState.save"
+            ) from error
+        if about["transpoints"] != list(config.transpoints):
+            raise ValueError(
+                f"state={path} was made for the TransPoints {about['transpoints']}, not {list(config.transpoints)}; "
+                "use the schedule of then, or read the text again"
+            )
+        state = cls.empty(config, len(about["lengths"]), torch.float32, torch.device(device or "cpu"))
+        state.lengths = about["lengths"]
+        expected = {f"{n}.{name}": t for n, slots in enumerate(state.layers) for name, t in _tensors(slots).items()}
+        if expected.keys() != tensors.keys() or any(
+            len(t) != len(tensors[name]) or t.shape[2:] != tensors[name].shape[2:] for name, t in expected.items()
+        ):
+            raise ValueError(f"state={path} is of a model of another shape; use the model that it was made with")
+        for name, tensor in tensors.items():
+            layer, _, field_name = name.partition(".")
+            setattr(state.layers[int(layer)], field_name, tensor)
+        for slots in state.layers:
+            if isinstance(slots, TransSlots):
+                slots.is_released = min(state.lengths) >= slots.transpoint
+        return state
+
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values in use, capacity in reserve not counted."""
@@ -160,7 +137,8 @@ class DecodeState:
             for kv in self.layers
             if isinstance(kv, KVSlots)
         ]
-        return sum(per_token) * sum(self.lengths)
+        switching = sum(slots.kv_bytes(self.lengths) for slots in self.layers if isinstance(slots, TransSlots))
+        return sum(per_token) * sum(self.lengths) + switching
 
     @property
     def ssm_bytes(self) -> int:
@@ -181,7 +159,7 @@ class DecodePool:
         chunk: chunk length of the layouts it makes.
     """
 
-    layers: list[KVSlots | SSMSlots | None]
+    layers: list[Slots | None]
     lengths_S: Tensor
     steps_S: Tensor
     chunk: int
@@ -190,7 +168,15 @@ class DecodePool:
     def empty(
         cls, config: ModelConfig, slots: int, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> "DecodePool":
-        """Idle slots with room for `tokens` tokens each."""
+        """Idle slots with room for `tokens` tokens each.
+
+        Raises:
+            ValueError: a model with `T` layers, whose steps differ before and behind the TransPoint.
+        """
+        if config.transpoints:
+            raise ValueError(
+                f"model.pattern={config.pattern!r} has T layers, for which there is no pool; use a DecodeState"
+            )
         lengths_S, steps_S = torch.zeros(2, slots, dtype=torch.int64, device=device)
         pool = cls(DecodeState.empty(config, slots, dtype, device).layers, lengths_S, steps_S, config.chunk)
         pool.reserve(tokens)
@@ -248,8 +234,7 @@ class DecodePool:
         self.lengths_S += self.steps_S
 
 
-def _grow(cache_SLGP: Tensor, capacity: int) -> Tensor:
-    S, L, G, P = cache_SLGP.shape
-    grown = cache_SLGP.new_zeros(S, capacity, G, P)
-    grown[:, :L] = cache_SLGP
-    return grown
+def _tensors(slots: Slots | None) -> dict[str, Tensor]:
+    """By name of the field."""
+    values = {} if slots is None else {each.name: getattr(slots, each.name) for each in fields(slots)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}

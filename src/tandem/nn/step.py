@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from tandem.nn.state import DecodeState, KVSlots
+from tandem.nn.slots import KVSlots
+from tandem.nn.state import DecodeState
 from tandem.ops import StepProgram, StepUnsupportedError
 
 if TYPE_CHECKING:

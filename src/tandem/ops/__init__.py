@@ -1,4 +1,6 @@
-"""Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, experts, cross-entropy."""
+"""Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, memory
+converter, experts, cross-entropy.
+"""
 
 from tandem.ops.activations import ACTIVATIONS, GATED
 from tandem.ops.adamw import AdamWPass, Gradients, Trained
@@ -8,11 +10,13 @@ from tandem.ops.cross_entropy import blockwise_cross_entropy
 from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
 from tandem.ops.greatest import greatest
 from tandem.ops.int8 import int8_copy, quantize_int8, round_to_int8
-from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
+from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout, Split
 from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
+from tandem.ops.memory import convert_memory, convert_memory_direct
 from tandem.ops.norm import add_rms_norm, rms_norm
 from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
+from tandem.ops.rows import move_rows
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
 from tandem.ops.step import StepProgram, StepUnsupportedError
 
@@ -26,6 +30,7 @@ __all__ = [
     "NotKeptError",
     "RoutingRule",
     "SequenceLayout",
+    "Split",
     "StepProgram",
     "StepUnsupportedError",
     "Trained",
@@ -37,6 +42,8 @@ __all__ = [
     "causal_conv_reference",
     "conv_halo",
     "conv_step",
+    "convert_memory",
+    "convert_memory_direct",
     "experts_reference",
     "greatest",
     "grouped_matmul",
@@ -44,6 +51,7 @@ __all__ = [
     "linear",
     "mamba_step",
     "mixture",
+    "move_rows",
     "quantize_int8",
     "rms_norm",
     "rotary",

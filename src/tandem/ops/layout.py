@@ -93,6 +93,16 @@ class SequenceLayout:
         """True when no document has earlier tokens in a decode state."""
         return not any(self.starts)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens of each document up to the end of its part here."""
+        return tuple(start + length for start, length in zip(self.starts, self.lengths, strict=True))
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a token and one that causal attention sees from it, itself included."""
+        return sum(n * start + n * (n + 1) // 2 for n, start in zip(self.lengths, self.starts, strict=True))
+
     @cached_property
     def lengths_S(self) -> Tensor:
         """Document lengths as an int64 tensor."""
@@ -188,11 +198,103 @@ class SequenceLayout:
     def _by_length(self) -> list[int]:
         return sorted(range(self.documents), key=lambda s: -self.chunk_counts[s])
 
+    def split(self, point: int) -> "Split":
+        """The tokens before and behind position `point` of their documents; remembered, since many layers ask."""
+        if point not in self._splits:
+            self._splits[point] = self._split(point)
+        return self._splits[point]
+
+    @cached_property
+    def _splits(self) -> "dict[int, Split]":
+        return {}
+
+    def _split(self, point: int) -> "Split":
+        every = tuple(range(self.documents))
+        if point <= min(self.starts):
+            return Split(None, (), 0, self, every, None)
+        if point >= max(self.ends):
+            return Split(self, every, 0, None, (), None)
+        first = [min(max(point - start, 0), n) for start, n in zip(self.starts, self.lengths, strict=True)]
+        crossing = [s for s in every if 0 < first[s] < self.lengths[s]]
+        before = [s for s in every if first[s] == self.lengths[s]] + crossing
+        behind = crossing + [s for s in every if not first[s]]
+        return Split(
+            self._part(before, first, self.starts) if before else None,
+            tuple(before),
+            len(crossing),
+            self._part(
+                behind,
+                [n - f for n, f in zip(self.lengths, first, strict=True)],
+                [start + f for start, f in zip(self.starts, first, strict=True)],
+            ),
+            tuple(behind),
+            None if self.documents == 1 else self._order(first),
+        )
+
+    def _order(self, first: Sequence[int]) -> tuple[Tensor, Tensor]:
+        order_T = torch.argsort(self._side(first), stable=True)
+        return order_T, torch.empty_like(order_T).index_copy_(0, order_T, torch.arange(self.tokens, device=self.device))
+
+    def _part(self, documents: Sequence[int], lengths: Sequence[int], starts: Sequence[int]) -> "SequenceLayout":
+        return SequenceLayout.from_lengths(
+            [lengths[s] for s in documents], self.chunk, [starts[s] for s in documents], self.device
+        )
+
+    def _side(self, first: Sequence[int]) -> Tensor:
+        """Before the point 0, or 1 in documents that cross it; behind it 2 in those, else 3."""
+        crosses = [0 < f < n for f, n in zip(first, self.lengths, strict=True)]
+        before_S, behind_S = self._table([int(c) for c in crosses]), self._table([3 - c for c in crosses])
+        is_behind_T = self.index_T >= self._table(first)[self.document_T]
+        return torch.where(is_behind_T, behind_S[self.document_T], before_S[self.document_T])
+
     def _table(self, values: Sequence[int]) -> Tensor:
         """An int64 tensor; to a GPU it travels from page-locked memory, so that the CPU goes on meanwhile."""
         if self.device.type != "cuda":
             return torch.tensor(values, device=self.device)
         return torch.tensor(values, pin_memory=True).to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A layout's tokens in two parts, those before a point of their documents and those from it on.
+
+    Documents that cross the point come last in `before` and first in `behind`, in the same order, so that their tokens
+    before the point are the last ones there.
+
+    Attributes:
+        before, behind: layouts of the parts, None where empty; before_documents, behind_documents: whose tokens they are.
+        crossing: how many documents are in both.
+        order: (order_T, place_T), tokens in the order of the parts, and where each went; None where they are in it already.
+    """
+
+    before: SequenceLayout | None
+    before_documents: tuple[int, ...]
+    crossing: int
+    behind: SequenceLayout | None
+    behind_documents: tuple[int, ...]
+    order: tuple[Tensor, Tensor] | None
+
+    @property
+    def first(self) -> int:
+        """Tokens before the point."""
+        return self.before.tokens if self.before else 0
+
+    @cached_property
+    def order_behind(self) -> tuple[Tensor, Tensor]:
+        """`order` of the tokens behind the point alone: which they are, and where each token went, one past the end for others."""
+        assert self.order is not None
+        order_T, place_T = self.order
+        behind = len(order_T) - self.first
+        place_T = place_T - self.first
+        return order_T[self.first :], place_T.masked_fill(place_T < 0, behind)
+
+    @cached_property
+    def crossed(self) -> SequenceLayout | None:
+        """Layout of the tokens before the point in documents that cross it."""
+        if self.before is None or not self.crossing:
+            return None
+        lengths, starts = (values[-self.crossing :] for values in (self.before.lengths, self.before.starts))
+        return SequenceLayout.from_lengths(lengths, self.before.chunk, starts, self.before.device)
 
 
 class NotKeptError(RuntimeError):
@@ -263,6 +365,12 @@ class FixedLayout(SequenceLayout):
     def is_step(self) -> bool:
         """False: this is no layout of decoding."""
         return False
+
+    def split(self, point: int) -> Split:
+        """Only where all tokens are on one side for any documents of as many tokens."""
+        if 0 < point < self.tokens:
+            raise NotKeptError(f"documents cross the point {point} in other places with each batch")
+        return super().split(point)
 
     @cached_property
     def _kept(self) -> dict[Hashable, tuple[Callable[[tuple[int, ...]], Tensor], Tensor]]:

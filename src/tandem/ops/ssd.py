@@ -15,6 +15,7 @@ from torch import Tensor
 from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.ssd import ssd as cpu_ssd
 from tandem.ops.layout import SequenceLayout
+from tandem.ops.rows import move_rows
 from tandem.ops.triton.support import triton_for
 
 
@@ -72,7 +73,7 @@ def ssd_step(
     Returns:
         y_SHP in x's dtype and the new state_SHPN, in float32 or wider.
     """
-    wide = _wide(x_SHP, dt_SH)
+    wide = wide_dtype(x_SHP, dt_SH)
     S, H, P = x_SHP.shape
     G, N = B_SGN.shape[1:]
     if state is None:
@@ -113,7 +114,7 @@ def ssd_chunked(
 
             if scan_is_supported(x_THP, B_TGN):
                 return scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, layout, D_H, state)
-    wide = _wide(x_THP, dt_TH)
+    wide = wide_dtype(x_THP, dt_TH)
     H, G, N = x_THP.shape[1], B_TGN.shape[1], B_TGN.shape[2]
     C, Q, R = layout.chunks, layout.chunk, H // G
 
@@ -128,9 +129,7 @@ def ssd_chunked(
     y_CHQP = torch.matmul(mixing_CHQQ, x.transpose(1, 2))
 
     # 2. What each chunk adds to the state at its own end; decays summed backwards from the end.
-    to_end_CQH = (segment_CHQQ[:, :, -1].exp() * dt_CHQ).transpose(1, 2)
-    x_end = (x * to_end_CQH.to(x.dtype)[..., None]).view(C, Q, G, -1)
-    local_CHPN = torch.matmul(x_end.permute(0, 2, 3, 1), B.transpose(1, 2)).view(C, H, -1, N)
+    local_CHPN = chunk_states(x, segment_CHQQ[:, :, -1].exp() * dt_CHQ, B)
 
     # 3. The recurrence over chunks: S_c = exp(Σ dt A) S_{c-1} + local_c.
     from_start_CHQ = (segment_CHQQ[..., 0] + (dt_CHQ * A_H.to(wide)[:, None])[..., :1]).exp()
@@ -146,6 +145,18 @@ def ssd_chunked(
     if D_H is not None:
         y_THP = y_THP + D_H.to(wide)[:, None] * x_THP
     return y_THP.to(x_THP.dtype), final_SHPN
+
+
+def chunk_states(x_CQHP: Tensor, to_end_CHQ: Tensor, B_CQGN: Tensor) -> Tensor:
+    """Σ_j to_end_j x_j B_jᵀ, what each chunk adds to the state at its own end: local_CHPN, in x's dtype.
+
+    x may have fewer heads than `to_end`; each then is several heads' own.
+    """
+    C, Q, shared, P = x_CQHP.shape
+    H, (G, N) = to_end_CHQ.shape[1], B_CQGN.shape[2:]
+    weight = to_end_CHQ.transpose(1, 2).to(x_CQHP.dtype).view(C, Q, shared, -1, 1)
+    x_end = (x_CQHP[:, :, :, None] * weight).view(C, Q, G, -1)
+    return torch.matmul(x_end.permute(0, 2, 3, 1), B_CQGN.transpose(1, 2)).view(C, H, P, N)
 
 
 def _segment_sums(a_CHQ: Tensor) -> Tensor:
@@ -203,44 +214,21 @@ class ChunkRecurrence(torch.autograd.Function):
         return grad_local_CHPN.to(ctx.local_dtype), grad_decay_CH, grad_initial_SHPN, None
 
 
-class _Move(torch.autograd.Function):
-    """Takes rows by index where every row is taken at most once; the backward is the opposite move, not a scatter-add.
-
-    An index one past the end takes a row of zeros (padding).
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor):  # noqa: ANN001, ANN205
-        ctx.save_for_backward(index, inverse)
-        return _take(rows, index)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
-        index, inverse = ctx.saved_tensors
-        return _Move.apply(grad.contiguous(), inverse, index), None, None
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    taken = rows.index_select(0, index.clamp(max=rows.shape[0] - 1))
-    padding = index == rows.shape[0]  # not its places: a GPU would have to count them first
-    return taken.masked_fill_(padding.view(-1, *[1] * (rows.ndim - 1)), 0)
-
-
 def to_chunks(rows_T: Tensor, layout: SequenceLayout) -> Tensor:
     """Lays packed rows (T, …) on the chunk grid (C, Q, …); short chunks end in zeros."""
     rest = rows_T.shape[1:]
     if not layout.is_even:
-        rows_T = _Move.apply(rows_T, layout.token_CQ, layout.grid_T)
+        rows_T = move_rows(rows_T, layout.token_CQ, layout.grid_T)
     return rows_T.reshape(layout.chunks, layout.chunk, *rest)
 
 
 def from_chunks(rows_CQ: Tensor, layout: SequenceLayout) -> Tensor:
     """The inverse of `to_chunks`: (C, Q, …) back to packed rows (T, …)."""
     flat = rows_CQ.reshape(layout.chunks * layout.chunk, *rows_CQ.shape[2:])
-    return flat if layout.is_even else _Move.apply(flat, layout.grid_T, layout.token_CQ)
+    return flat if layout.is_even else move_rows(flat, layout.grid_T, layout.token_CQ)
 
 
-def _wide(*tensors: Tensor) -> torch.dtype:
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
     """float32, or float64 if one of the inputs is: states and decays are never narrower."""
     dtype = torch.float32
     for tensor in tensors:
@@ -250,7 +238,7 @@ def _wide(*tensors: Tensor) -> torch.dtype:
 
 def _initial(x_THP: Tensor, B_TGN: Tensor, dt_TH: Tensor, documents: int) -> Tensor:
     _, H, P = x_THP.shape
-    return torch.zeros(documents, H, P, B_TGN.shape[-1], dtype=_wide(x_THP, dt_TH), device=x_THP.device)
+    return torch.zeros(documents, H, P, B_TGN.shape[-1], dtype=wide_dtype(x_THP, dt_TH), device=x_THP.device)
 
 
 def _check(x_THP: Tensor, dt_TH: Tensor, B_TGN: Tensor, layout: SequenceLayout, state: Tensor | None) -> None:

@@ -3,7 +3,8 @@
 from torch import Tensor
 from transformers import Cache
 
-from tandem.nn.state import DecodeState, SSMSlots
+from tandem.nn.slots import SSMSlots
+from tandem.nn.state import DecodeState
 
 
 class TandemCache(Cache):
