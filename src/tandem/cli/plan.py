@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from tandem.plan import (
     Parameters,
     TransPointCost,
     all_attention,
+    counted_cost,
     crossing,
     flops,
     measure_transpoints,
@@ -170,50 +171,53 @@ def _training_table(bytes_of: Memory, parallel: ParallelLayout) -> Table:
 
 
 def _plan_transpoints(options: PlanModel, config: ModelConfig, context: int) -> None:
-    formula, measured = paper_cost(config, context), None
+    formula, counted, measured = paper_cost(config, context), counted_cost(config, context), None
     if options.seconds:
         device = choose_device(options.device)
         measured = measure_transpoints(config, context=context, device=device, seconds=options.seconds)
-    name = Path(options.model).stem
-    figure = transpoints_figure(
-        options.out, title=name, formula=formula, measured=measured, transpoints=config.transpoints
-    )
+    plan = _plain_transpoints(config, formula, counted, measured)
+    title, points = Path(options.model).stem, config.transpoints
+    figure = transpoints_figure(options.out, formula, counted, measured, title=title, transpoints=points)
     if options.json:
-        plan = _plain_transpoints(config, context, formula, measured)
         print(json.dumps(plan | {"figure": str(figure)}, indent=2))
         return
     console = _console()
     console.print(_layer_table(config, context))
-    console.print(_ratio_table(formula))
-    console.print(_schedule_table(config, formula, measured))
-    for line in _measured_lines(measured) if measured else ():
-        console.print(line, highlight=False)
-    console.print(f"plot:   {figure}", highlight=False)
+    console.print(_schedule_table(plan))
+    console.print(_cost_table(plan))
+    console.print(f"{_measured_where(measured)}plot: {figure}", highlight=False)
 
 
 def _plain_transpoints(
-    config: ModelConfig, context: int, formula: TransPointCost, measured: MeasuredCost | None
+    config: ModelConfig, formula: TransPointCost, counted: TransPointCost, measured: MeasuredCost | None
 ) -> dict[str, Any]:
-    schedules = {"this model": config.transpoints, **named_schedules(context)}
+    costs = {"formula": formula, "counted": counted} | ({"measured": measured.cost} if measured else {})
+    own = config.transmamba.schedule if config.transmamba else ""
+    name = f"this model ({own if isinstance(own, str) else 'its own'})"
+    schedules = {name: config.transpoints, **named_schedules(formula.context)}
     return {
         "config": config.to_dict(),
-        "context": context,
-        "layers": [dataclasses.asdict(layer) for layer in switching_layers(config, context)],
-        "formula": _plain_cost(formula),
-        "paper_example": _plain_cost(dataclasses.replace(formula, **_EXAMPLE)),
+        "context": formula.context,
+        "layers": [dataclasses.asdict(layer) for layer in switching_layers(config, formula.context)],
         "schedules": {
-            name: {"transpoints": points, **_relative(formula, measured, points)} for name, points in schedules.items()
+            name: {
+                "transpoints": points,
+                "operations": formula.schedule(points),
+                "to_attention": {kind: cost.schedule(points) / cost.attention for kind, cost in costs.items()},
+            }
+            for name, points in schedules.items()
         },
-        "measured": measured and dataclasses.asdict(measured) | _plain_cost(measured.cost) | _ranges(measured),
+        "costs": {kind: _plain_cost(cost) for kind, cost in {"example": _EXAMPLE, **costs}.items()},
+        "measurement": measured and dataclasses.asdict(measured) | _ranges(measured),
     }
 
 
-_EXAMPLE = {"width": 4096, "context": 8192}
-"""The sizes of the paper's own example of the formula."""
+_EXAMPLE = TransPointCost(width=4096, context=8192)
+"""The paper's own example of its formula."""
 
 
 def _plain_cost(cost: TransPointCost) -> dict[str, float]:
-    return {
+    return dataclasses.asdict(cost) | {
         "optimum": cost.optimum,
         "least": cost.least,
         "attention_to_least": cost.attention / cost.least,
@@ -221,24 +225,16 @@ def _plain_cost(cost: TransPointCost) -> dict[str, float]:
     }
 
 
-def _relative(formula: TransPointCost, measured: MeasuredCost | None, points: Sequence[int]) -> dict[str, float]:
-    """Operations a layer and their ratio to pure attention; the same ratio of measured time."""
-    operations = formula.schedule(points)
-    plain = {"operations": operations, "operations_to_attention": operations / formula.attention}
-    if measured is not None:
-        plain["time_to_attention"] = measured.cost.schedule(points) / measured.cost.attention
-    return plain
-
-
 def _ranges(measured: MeasuredCost) -> dict[str, tuple[float, float]]:
     """Least and greatest of the rounds."""
-    speeds, optima = zip(*((cost.speed, cost.optimum) for cost in measured.in_rounds), strict=True)
-    return {"speed_range": (min(speeds), max(speeds)), "optimum_range": (min(optima), max(optima))}
+    names = ("speed", "optimum")
+    found = {name: [getattr(cost, name) for cost in measured.in_rounds] for name in names}
+    return {f"{name}_range": (min(values), max(values)) for name, values in found.items()}
 
 
 def _layer_table(config: ModelConfig, context: int) -> Table:
     table = Table(title=f"TransMamba layers, a sequence of {context:,} tokens", title_justify="left")
-    for heading in ("layer", "TransPoint", "operations", "keys and values until then", "state"):
+    for heading in ("layer", "TransPoint", "operations F(P)", "keys and values until then", "state"):
         table.add_column(heading, justify="right")
     for layer in switching_layers(config, context):
         table.add_row(
@@ -251,54 +247,55 @@ def _layer_table(config: ModelConfig, context: int) -> Table:
     return table
 
 
-def _ratio_table(formula: TransPointCost) -> Table:
-    table = Table(title="The paper's formula, F(P) = P² N + (T - P) N²", title_justify="left")
-    for heading in ("", "P* = N / 2", "F*", "Transformer / F*", "Mamba / F*"):
-        table.add_column(heading, justify="right" if heading else "left")
-    example = dataclasses.replace(formula, **_EXAMPLE)
-    for name, cost in (("this model", formula), ("the paper's example", example)):
-        plain = _plain_cost(cost)
+def _schedule_table(plan: dict[str, Any]) -> Table:
+    table = Table(title="Schedules: mean of their layers, and that ÷ pure attention", title_justify="left")
+    table.add_column("schedule", no_wrap=True)
+    table.add_column(f"TransPoints for {plan['context']:,} tokens")
+    kinds = [kind for kind in _COSTS if kind in plan["costs"] and kind != "example"]
+    for heading in ("F(P)", *(f"÷ A, {kind}" for kind in kinds)):
+        table.add_column(heading, justify="right")
+    for name, row in plan["schedules"].items():
+        points = " ".join(map(str, row["transpoints"])) if len(row["transpoints"]) <= 8 else "as above"
+        ratios = [f"{row['to_attention'][kind]:.3f}" for kind in kinds]
+        table.add_row(name, points, f"{row['operations']:.3e}", *ratios)
+    return table
+
+
+_COSTS = {
+    "example": "the paper's example",
+    "formula": "the paper's formula",
+    "counted": "operations counted",
+    "measured": "time measured",
+}
+
+
+def _cost_table(plan: dict[str, Any]) -> Table:
+    title = "Cost of a layer: P² N / c + (λ + κ) P N² + (T - P) N², least at P* = c (1 - λ - κ) N / 2"
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "N", "T", "c", "λ", "κ", "P*", "A ÷ least", "M ÷ least"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for kind, cost in plan["costs"].items():
         table.add_row(
-            f"{name}: N = {cost.width:,}, T = {cost.context:,}",
-            f"{plain['optimum']:,.0f}",
-            f"{plain['least']:.3e}",
-            f"{plain['attention_to_least']:.3f}",
-            f"{plain['mamba_to_least']:.3f}",
+            _COSTS[kind],
+            *(f"{cost[name]:,}" for name in ("width", "context")),
+            *(f"{cost[name]:.3g}" for name in ("speed", "overhead", "conversion")),
+            f"{cost['optimum']:,.0f}",
+            *(f"{cost[name]:.3f}" for name in ("attention_to_least", "mamba_to_least")),
         )
     return table
 
 
-def _schedule_table(config: ModelConfig, formula: TransPointCost, measured: MeasuredCost | None) -> Table:
-    table = Table(title="Schedules, mean of their layers", title_justify="left")
-    table.add_column("schedule")
-    table.add_column(f"a cycle of TransPoints for {formula.context:,} tokens")
-    for heading in ("operations", "÷ attention", *(["time ÷ attention"] if measured else [])):
-        table.add_column(heading, justify="right")
-    own = config.transmamba.schedule if config.transmamba else ""
-    schedules = named_schedules(formula.context)
-    if not isinstance(own, str) or config.transpoints[: len(schedules[own])] != schedules[own]:
-        schedules = {"this model": config.transpoints, **schedules}
-    for name, points in schedules.items():
-        values = list(_relative(formula, measured, points).values())
-        numbers = [f"{values[0]:.3e}", *(f"{value:.3f}" for value in values[1:])]
-        table.add_row(name, " ".join(map(str, points)), *numbers, style="bold" if name in (own, "this model") else None)
-    return table
-
-
-def _measured_lines(measured: MeasuredCost) -> Iterator[str]:
-    cost, ranges = measured.cost, _ranges(measured)
+def _measured_where(measured: MeasuredCost | None) -> str:
+    if measured is None:
+        return ""
     lengths = ", ".join(f"{n:,}" for n in measured.seconds["attention"])
-    left_out = f"; too long here: {', '.join(f'{n:,}' for n in measured.skipped)}" if measured.skipped else ""
-    yield f"measured on {measured.device}, {measured.dtype}, {measured.threads} threads; documents of {lengths}{left_out}"
-    low, high = ranges["speed_range"]
-    yield f"c = {cost.speed:.3g} ({low:.3g} to {high:.3g} in {len(measured.in_rounds)} rounds; the paper's GPU: 2.67)"
-    yield f"c N / 2 = {cost.speed * cost.width / 2:,.0f}, were a token of the prefix free but for its pairs"
-    yield (
-        f"it takes attention {cost.overhead:.2f} and the converter {cost.conversion:.2f} of a token of the SSM, "
-        "whatever its place"
+    skipped = f"; too long here: {', '.join(f'{n:,}' for n in measured.skipped)}" if measured.skipped else ""
+    (least, most), (first, last) = _ranges(measured).values()
+    return (
+        f"measured on {measured.where}, in {measured.dtype}, texts of {lengths} tokens{skipped}\n"
+        f"in {len(measured.in_rounds)} rounds c was {least:.3g} to {most:.3g} and P* {first:,.0f} to {last:,.0f}; "
+        "the paper's GPU had c = 2.67\n"
     )
-    low, high = ranges["optimum_range"]
-    yield f"P* = {cost.optimum:,.0f} ({low:,.0f} to {high:,.0f})"
 
 
 def _console() -> Console:

@@ -50,31 +50,33 @@ def state_figure(config: ModelConfig, path: Path, *, title: str, context: int, v
 
 def transpoints_figure(
     path: Path,
+    formula: TransPointCost,
+    counted: TransPointCost,
+    measured: MeasuredCost | None = None,
     *,
     title: str,
-    formula: TransPointCost,
-    measured: MeasuredCost | None = None,
     transpoints: Sequence[int] = (),
 ) -> Path:
     """Draws the cost of a `T` layer against its TransPoint, pure attention being 1, as in the paper's Fig. 4a.
 
     Args:
-        formula: the paper's operations. measured: seconds here, with the range of its rounds.
+        formula: the paper's operations. counted: those of the layer. measured: seconds here, with the range of its rounds.
         transpoints: those of a schedule, marked on the curves.
     Returns:
         path.
     """
     axes = _axes()
-    _cost_curve(axes, formula, transpoints, color="#1f5f8b", label="operations, the paper's formula")
+    _cost_curve(axes, formula, transpoints, color="#1f5f8b", label="the paper's formula")
+    _cost_curve(axes, counted, transpoints, color="#3f8f74", label="operations counted")
     if measured is not None:
-        x = _grid(measured.cost.context)
+        x = _grid(formula.context)
         rounds = [[cost.layer(point) / cost.attention for point in x] for cost in measured.in_rounds]
-        axes.fill_between(x, *([end(at) for at in zip(*rounds, strict=True)] for end in (min, max)), color="#b3541e", alpha=0.2)
-        unit = "1 thread" if measured.threads == 1 else f"{measured.threads} threads"
-        where = f"{measured.device}, {unit}" if measured.device == "cpu" else measured.device
-        _cost_curve(axes, measured.cost, transpoints, color="#b3541e", label=f"time, measured ({where})")
+        band = [[end(values) for values in zip(*rounds, strict=True)] for end in (min, max)]
+        axes.fill_between(x, *band, color="#b3541e", alpha=0.2, linewidth=0)
+        _cost_curve(axes, measured.cost, transpoints, color="#b3541e", label=f"time measured ({measured.where})")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(_tokens)
+    axes.set_xticks([formula.context * eighth / 8 for eighth in range(9)])
     axes.set_xlabel(f"TransPoint of a layer, tokens of {formula.context:,}")
     axes.set_ylabel("cost of a layer ÷ pure attention")
     axes.grid(color="#dddddd", linewidth=0.6)
@@ -84,16 +86,14 @@ def transpoints_figure(
 
 
 def _cost_curve(axes: Any, cost: TransPointCost, transpoints: Sequence[int], *, color: str, label: str) -> None:
-    """The curve, a ring at its optimum, and a dot at each TransPoint within the sequence."""
+    """The curve, a dot at each TransPoint within the sequence, and a ring at the optimum."""
     x = _grid(cost.context)
-    axes.plot(x, [cost.layer(point) / cost.attention for point in x], color=color, linewidth=2.0, label=label)
     dots = sorted({min(point, cost.context) for point in transpoints})
+    label = f"{label}: P* = {cost.optimum:,.0f}"
+    axes.plot(x, [cost.layer(point) / cost.attention for point in x], color=color, linewidth=2.0, label=label)
     axes.plot(dots, [cost.layer(point) / cost.attention for point in dots], "o", color=color, markersize=4)
-    least = cost.least / cost.attention
-    axes.plot([cost.optimum], [least], "o", color="#222222", markerfacecolor="none", markersize=11, zorder=3)
-    axes.annotate(
-        f"P* = {cost.optimum:,.0f}: {least:.3f}", (cost.optimum, least), xytext=(8, 12), textcoords="offset points", color=color
-    )
+    ring = {"color": color, "markerfacecolor": "white", "markeredgewidth": 2.0, "markersize": 9, "zorder": 3}
+    axes.plot([cost.optimum], [cost.least / cost.attention], "o", **ring)
 
 
 def _grid(context: int) -> list[float]:

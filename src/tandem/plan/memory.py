@@ -11,7 +11,6 @@ which it then drops. The letters are those of `tandem.plan.parameters`.
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 from tandem.nn import MambaConfig, ModelConfig, TransMambaConfig
 from tandem.plan.activations import activation_bytes
@@ -110,7 +109,7 @@ def crossing(config: ModelConfig, *, value_bytes: int = 2) -> float:
     starts = sorted({0, *(transpoint for transpoint, _ in hybrid.kv_until)})
     return next(
         max(start, hybrid.fixed_per_sequence / saved)
-        for start, end in pairwise([*starts, math.inf])
+        for start, end in zip(starts, [*starts[1:], math.inf], strict=True)
         if (saved := twin.kv_per_token - hybrid.kv_per_token_at(start)) > 0 and hybrid.fixed_per_sequence / saved < end
     )
 

@@ -53,13 +53,18 @@ class MeasuredCost:
     dtype: str
     threads: int
 
+    @property
+    def where(self) -> str:
+        """The device, with the threads of a CPU."""
+        return self.device if self.device != "cpu" else f"cpu, {self.threads} thread{'s' * (self.threads > 1)}"
+
 
 def measure_transpoints(
     config: ModelConfig, *, context: int, device: torch.device | str = "cpu", seconds: float = 40
 ) -> MeasuredCost:
     """Times the operations of a `T` layer in interleaved rounds, after a warm-up; bfloat16 on a GPU, else float32.
 
-    Documents are an eighth, a quarter, half and all of the context long.
+    Documents are all of the context, a half, a quarter, an eighth and a sixteenth of it, and a chunk of the scan or more.
 
     Args:
         context: T of the cost that is fitted.
@@ -72,7 +77,7 @@ def measure_transpoints(
         raise ValueError(f"context={context} must be 16 or more and seconds={seconds} above 0 to measure TransPoints")
     device = torch.device(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    lengths = [context // part for part in (8, 4, 2, 1)]
+    lengths = [n for n in (context // part for part in (16, 8, 4)) if n >= config.chunk] + [context // 2, context]
     cases = _affordable(config, lengths, seconds, device, dtype)
     rounds = [{op: {n: run() for n, run in runs.items()} for op, runs in cases.items()} for _ in range(_ROUNDS)]
     medians = {op: {n: statistics.median(times[op][n] for times in rounds) for n in runs} for op, runs in cases.items()}
@@ -124,21 +129,21 @@ def _affordable(
     shape = config.transmamba
     assert shape is not None  # the config has checked it
     cases: defaultdict[str, dict[int, Callable[[], float]]] = defaultdict(dict)
-    begin, of_round, last, pairs = time.perf_counter(), 0.0, 0.0, 0
+    begin, of_round, expected = time.perf_counter(), 0.0, 0.0
     for index, length in enumerate(lengths):
-        documents = max(1, _VALUES[device.type] // (shape.inner * length))
-        # Attention takes the most, and its time grows with the pairs of tokens.
-        expected = last * documents * length**2 / pairs if pairs else 0.0
         left = seconds - (time.perf_counter() - begin)
         if index > 1 and _ROUNDS * of_round + (_ROUNDS + 2) * expected > left:
             break
+        documents = max(1, _VALUES[device.type] // (shape.inner * length))
         layout = SequenceLayout.from_lengths([length] * documents, shape.chunk, device=device)
-        last, pairs = 0.0, documents * length**2
+        took: dict[str, float] = {}
         for op, run in _runs(shape, config.width, layout, dtype).items():
             run()
-            last += documents * run()
+            took[op] = documents * run()
             cases[op][length] = run
-        of_round += last
+        of_round += sum(took.values())
+        # The most that twice the length can take: four times the pairs, and twice the tokens for all else.
+        expected = sum((4 if op == "attention" else 2) * spent for op, spent in took.items())
     return dict(cases)
 
 
