@@ -12,11 +12,12 @@ from tandem.nn import (
     ModelConfig,
     MoEConfig,
     SequenceLayout,
+    TransMambaConfig,
     preset,
 )
 
 LENGTHS = [1, 3, 17, 8]
-PATTERNS = ["M", "A", "(MF)2 AMF (MF)2", "AMFE", preset("turbos-560b").pattern[:32]]
+PATTERNS = ["M", "A", "(MF)2 AMF (MF)2", "AMFE", "T", "TFMF AF TTF", preset("turbos-560b").pattern[:32]]
 
 
 RELEASED = {  # every option that released models have and ours do not
@@ -58,6 +59,9 @@ def build(pattern: str, **changes: object) -> HybridLM:
         pattern=pattern,
         attention=AttentionConfig(heads=4, kv_heads=2, head_width=8),
         mamba=MambaConfig(heads=4, head_width=8, state=8, groups=2, chunk=8),
+        transmamba=TransMambaConfig(
+            heads=4, head_width=8, state=8, groups=2, chunk=8, schedule="v9", schedule_length=250
+        ),
         ffn=MoEConfig(experts=4, top_k=2, hidden=16),
         experts=DenseConfig(hidden=24),
     ).replace(**changes)
@@ -88,8 +92,8 @@ def test_packed_equals_separate_loss_and_gradients(pattern: str, changes: dict[s
         nll += float(one.nll_sum.detach())
     assert float(loss.nll_sum.detach()) == pytest.approx(nll, abs=1e-9)
     for (name, parameter), other in zip(packed.named_parameters(), separate.parameters(), strict=True):
-        want = other.grad if other.grad is not None else torch.zeros_like(other)
-        torch.testing.assert_close(parameter.grad, want, atol=1e-9, rtol=1e-9, msg=name)
+        got, want = (torch.zeros_like(p) if p.grad is None else p.grad for p in (parameter, other))
+        torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize(("pattern", "changes"), CASES)

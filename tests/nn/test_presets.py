@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tandem.nn import HybridLM, ModelConfig, MoEConfig, SequenceLayout, preset
+from tandem.nn import HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout, preset
 from tandem.nn.presets import presets
 
 # One token, shorter than the convolution, on the chunk grid, and off it on both sides.
@@ -18,25 +18,24 @@ LENGTHS = [1, 3, 8, 17]
 def scaled(name: str) -> ModelConfig:
     """The preset with its layers, groups and query heads per key head, but narrow; capacity as in the preset."""
     config = preset(name)
-    attention, mamba, ffn = config.attention, config.mamba, config.ffn
-    assert attention is not None
-    assert mamba is not None
-    assert isinstance(ffn, MoEConfig)
+    attention, mamba, trans, ffn = config.attention, config.mamba, config.transmamba, config.ffn
+    assert ffn is not None
     return config.replace(
         vocab_size=61,
         width=32,
-        attention=replace(attention, heads=2 * attention.heads // attention.kv_heads, kv_heads=2, head_width=8),
-        mamba=replace(
-            mamba,
-            groups=min(mamba.groups, 2),
-            heads=2 * min(mamba.heads // mamba.groups, 4),
-            head_width=4,
-            state=8,
-            chunk=8,
-        ),
-        ffn=replace(ffn, experts=4, hidden=16),
+        attention=attention
+        and replace(attention, heads=2 * attention.heads // attention.kv_heads, kv_heads=2, head_width=8),
+        mamba=mamba and replace(mamba, **narrow(mamba)),
+        transmamba=trans and replace(trans, **narrow(trans), schedule_length=max(LENGTHS)),
+        ffn=replace(ffn, experts=4, hidden=16) if isinstance(ffn, MoEConfig) else replace(ffn, hidden=16),
         context=64,
     )
+
+
+def narrow(shape: MambaConfig) -> dict[str, int]:
+    """A shape with at most two groups of at most four heads."""
+    heads = 2 * min(shape.heads // shape.groups, 4)
+    return {"groups": min(shape.groups, 2), "heads": heads, "head_width": 4, "state": 8, "chunk": 8}
 
 
 @pytest.fixture(params=presets())
@@ -54,9 +53,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, SequenceLayout]:
 def test_the_small_shape_has_the_presets_layers(name: str):
     own, small = preset(name), scaled(name)
     assert small.layers == own.layers
-    assert small.attention is not None
-    assert own.attention is not None
-    assert small.attention.heads // small.attention.kv_heads == own.attention.heads // own.attention.kv_heads
+    for shape, other in ((small.attention, own.attention), (small.transmamba, own.transmamba)):
+        assert (shape is None) == (other is None)
+    if small.attention and own.attention:
+        assert small.attention.heads // small.attention.kv_heads == own.attention.heads // own.attention.kv_heads
 
 
 def test_packed_equals_separate_loss_and_gradients(model: HybridLM):
@@ -74,8 +74,9 @@ def test_packed_equals_separate_loss_and_gradients(model: HybridLM):
     assert float(loss.nll_sum.detach()) == pytest.approx(nll, abs=1e-9)
     assert loss.weight_sum == len(tokens)
     for name, parameter in model.named_parameters():
-        want = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(packed[name], want, atol=1e-9, rtol=1e-9, msg=name)
+        nothing = torch.zeros_like(parameter)  # an SSM's decays where no document reaches the TransPoint
+        got, want = (nothing if grad is None else grad for grad in (packed[name], parameter.grad))
+        torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9, msg=name)
 
 
 @torch.no_grad()
@@ -113,7 +114,7 @@ def test_a_token_changes_nothing_before_it_nor_in_another_document(model: Hybrid
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_island_keeps_its_bits_through_a_cast_and_back(model: HybridLM, dtype: torch.dtype):
     island = {name: p.clone() for name, p in model.named_parameters() if ".island." in name}
-    assert {name.rsplit(".", 1)[1] for name in island} == {"A_log", "dt_bias", "D", "weight"}
+    assert {name.rsplit(".", 1)[1] for name in island} >= {"A_log", "dt_bias", "D"}
     model.to(dtype)
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if name in island else dtype), name

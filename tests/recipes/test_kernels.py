@@ -8,8 +8,10 @@ import torch
 
 from tandem.recipes.kernels import Case, KernelRow, Work, cases, measure, relative_error
 
+SHAPES = [case for case in cases() if "262,144" not in case.shape]  # the others differ by their length only
 
-@pytest.mark.parametrize("case", cases()[:-1], ids=lambda case: case.op)  # the last one differs by its length only
+
+@pytest.mark.parametrize("case", SHAPES, ids=lambda case: case.op)
 def test_every_op_equals_itself_in_float64(case: Case):
     assert relative_error(case.small, "cpu") < 1e-4
 

@@ -149,7 +149,7 @@ class TransMamba(Mamba):
             q_TGN, k_TGN = (self.rope(t, layout.position_T) for t in (q_TGN, k_TGN))
         width = config.attention_width
         v_TGV = x_THP.reshape(len(x_THP), config.groups, -1)
-        q_TGW, k_TGW, v_TGW = (F.pad(t, (0, width - t.shape[-1])) for t in (q_TGN, k_TGN, v_TGV))
+        q_TGW, k_TGW, v_TGW = (_padded(t, width) for t in (q_TGN, k_TGN, v_TGV))
         scale = config.state**-0.5 if config.scale is None else config.scale
         if state is not None:
             state.append(k_TGW, v_TGW, dt_TH, layout, split.before_documents)
@@ -254,6 +254,10 @@ def _behind(rows: Tensor, split: Split) -> Tensor:
     if split.order is None:
         return rows[split.first :]
     return move_rows(rows, *split.order_behind)
+
+
+def _padded(t: Tensor, width: int) -> Tensor:
+    return t if t.shape[-1] == width else F.pad(t, (0, width - t.shape[-1]))
 
 
 def _slots(cache: Tensor, documents: Sequence[int]) -> Tensor:

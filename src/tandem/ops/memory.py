@@ -7,7 +7,7 @@ For each head i with keys of group g(i), after P tokens:
 which is the state that the recurrence of Mamba-2 has after the same tokens (x = V, B = K), without any parameter of its own.
 The paper's equation 9 leaves dt out of its sum, which is right only for values multiplied by it already (equation 8).
 `convert_memory` works on chunks, `convert_memory_direct` on whole documents. Both add decays up backwards from the end, in
-float32 or wider: differences of long prefix sums lose three digits at 16,384 tokens.
+float32 or wider: differences of long prefix sums lose three digits at 16,384 tokens. On a CUDA GPU Triton kernels do the same.
 
 Shapes: T tokens, S documents, H heads, P head width, G groups of heads sharing K, N state width, C chunks, Q tokens in a
 chunk.
@@ -19,8 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
+from tandem.ops.cpu.ssd import convert as cpu_convert
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.ssd import ChunkRecurrence, chunk_states, to_chunks, wide_dtype
+from tandem.ops.triton.support import triton_for
 
 
 def convert_memory(
@@ -65,6 +68,14 @@ def convert_memory(
 def _convert(
     K_TGN: Tensor, V_THP: Tensor, dt_TH: Tensor, A_H: Tensor, layout: SequenceLayout, state: Tensor | None
 ) -> Tensor:
+    fits = K_TGN.dtype == V_THP.dtype and V_THP.shape[1] == dt_TH.shape[1] and not layout.is_step
+    if fits and kernels_for(K_TGN, V_THP, dt_TH, A_H, state):
+        return cpu_convert(K_TGN, V_THP, dt_TH, A_H, layout, state)
+    if fits and triton_for(K_TGN, V_THP, dt_TH, A_H, state):
+        from tandem.ops.triton.memory import convert, convert_is_supported
+
+        if convert_is_supported(K_TGN, V_THP, dt_TH, layout):
+            return convert(K_TGN, V_THP, dt_TH, A_H, layout, state)
     wide = wide_dtype(V_THP, dt_TH)
     (_, H), P, N = dt_TH.shape, V_THP.shape[2], K_TGN.shape[2]
     state_SHPN = V_THP.new_zeros(layout.documents, H, P, N, dtype=wide) if state is None else state.to(wide)

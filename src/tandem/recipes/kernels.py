@@ -25,6 +25,7 @@ from tandem.ops import (
     blockwise_cross_entropy,
     causal_attention,
     causal_conv,
+    convert_memory,
     rms_norm,
     routed_experts,
     ssd_chunked,
@@ -122,6 +123,7 @@ def measure(device: str = "cuda") -> tuple[Ceiling, Iterator[KernelRow]]:
 def cases() -> list[Case]:
     """All ops, at the shapes of docs/performance.md."""
     scan, small_scan = partial(_scan, 64, 64, 128, 8), partial(_scan, 4, 64, 128, 2, [300, 1, 83])
+    memory, small_memory = partial(_memory, 64, 64, 128, 8), partial(_memory, 4, 64, 128, 2, [300, 1, 83])
     routed = "16,384 tokens, 32 experts top-2, 2,048 → 1,024"
     return [
         Case("conv + SiLU", "8 × 4,096 × 6,144", partial(_conv, [4096] * 8, 6144), partial(_conv, [300, 1, 83], 200)),
@@ -144,6 +146,8 @@ def cases() -> list[Case]:
         ),
         Case("scan", "8 × 4,096, 64 heads × 64, N 128, G 8", partial(scan, [4096] * 8), small_scan),
         Case("scan", "1 × 262,144, 64 heads × 64, N 128, G 8", partial(scan, [262_144]), small_scan),
+        Case("memory converter", "8 × 4,096, 64 heads × 64, N 128, G 8", partial(memory, [4096] * 8), small_memory),
+        Case("memory converter", "1 × 262,144, 64 heads × 64, N 128, G 8", partial(memory, [262_144]), small_memory),
     ]
 
 
@@ -311,8 +315,7 @@ def _scan(heads: int, width: int, state: int, groups: int, lengths: list[int], d
     tokens = sum(lengths)
     leaves = [
         _narrow(tokens, heads, width, device=device),
-        torch.rand(tokens, heads, device=device) * 0.1 + 1e-3,
-        -1 - 15 * torch.rand(heads, device=device),
+        *_steps(tokens, heads, device),
         *(_narrow(tokens, groups, state, device=device) / state**0.5 for _ in range(2)),
         torch.ones(heads, device=device),
     ]
@@ -320,3 +323,20 @@ def _scan(heads: int, width: int, state: int, groups: int, lengths: list[int], d
     forward = tokens * (2.0 * layout.chunk * (groups * state + inner) + 4 * inner * state)
     run = lambda x, dt, A, B, C, D: ssd_chunked(x, dt, A, B, C, layout, D)[0]  # noqa: E731
     return Work(run, leaves, (forward, 2 * forward))
+
+
+def _memory(heads: int, width: int, state: int, groups: int, lengths: list[int], device: str) -> Work:
+    layout = SequenceLayout.from_lengths(lengths, device=device)
+    tokens = sum(lengths)
+    leaves = [
+        _narrow(tokens, groups, state, device=device) / state**0.5,
+        _narrow(tokens, heads, width, device=device),
+        *_steps(tokens, heads, device),
+    ]
+    forward = 2.0 * tokens * heads * width * state
+    return Work(lambda K, V, dt, A: convert_memory(K, V, dt, A, None, layout), leaves, (forward, 2 * forward))
+
+
+def _steps(tokens: int, heads: int, device: str) -> tuple[Tensor, Tensor]:
+    """Step sizes and decay rates as a fresh model's."""
+    return torch.rand(tokens, heads, device=device) * 0.1 + 1e-3, -1 - 15 * torch.rand(heads, device=device)

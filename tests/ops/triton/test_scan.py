@@ -15,24 +15,12 @@ from torch import Tensor
 from tandem.ops import FixedLayout, SequenceLayout, ssd_chunked, ssd_reference
 
 kernels = pytest.importorskip("tandem.ops.triton.scan", reason="needs Triton: pip install triton")
+walks = pytest.importorskip("tandem.ops.triton.walks", reason="needs Triton: pip install triton")
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # above the diagonal, not kept
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
 Values = list[Tensor | None]
-
-
-@pytest.fixture(autouse=True)
-def _scalars(monkeypatch: pytest.MonkeyPatch):
-    """Lets the interpreter count a loop by a loaded number, which NumPy 2.4 takes for an array."""
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor: Any, scope: Any):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
 
 
 def inputs(
@@ -88,9 +76,9 @@ def test_equals_the_reference(
 def test_long_documents_are_walked_in_segments_and_groups_in_blocks(
     monkeypatch: pytest.MonkeyPatch, device: str, programs: int, starts: bool
 ):
-    monkeypatch.setattr(kernels, "_SHORTEST", 32)
-    monkeypatch.setattr(kernels, "_WALKS", 10**6)
-    monkeypatch.setattr(kernels, "_GRADIENTS", programs)
+    monkeypatch.setattr(walks, "_SHORTEST", 32)
+    monkeypatch.setattr(walks, "_WALKS", 10**6)
+    monkeypatch.setattr(walks, "_GRADIENTS", programs)
     values = inputs(lengths := [100, 1, 64], (4, 4, 2, 4), device)
     values[6] = values[6] if starts else None
     got = outcome(kernels.scan, values, lengths)
@@ -127,7 +115,7 @@ def test_only_the_final_state_is_differentiated(device: str):
 
 @pytest.mark.parametrize("lengths", [[40, 1, 87], [128], [1] * 5 + [123]])
 def test_a_fixed_layout_serves_other_documents_after_a_refill(device: str, lengths: list[int], monkeypatch: Any):
-    monkeypatch.setattr(kernels, "_SHORTEST", 64)  # so that documents are cut into segments
+    monkeypatch.setattr(walks, "_SHORTEST", 64)  # so that documents are cut into segments
     layout = FixedLayout.of(SequenceLayout.from_lengths([128], device=device), 6)
     values = [*inputs(lengths, (2, 16, 1, 16), device)[:6], None]
 
@@ -156,7 +144,7 @@ def test_tables_live_as_long_as_the_layout(device: str):
     for _ in range(2):
         kernels.scan(*values[:5], layout)
     (problem,) = vars(layout)["held"]
-    assert problem is kernels._problem_of(values[0], values[3], layout.lengths)
+    assert problem is walks.problem_of(values[0], values[3], layout.lengths)
 
 
 def test_widths_without_room_are_left_to_pytorch():

@@ -8,7 +8,7 @@ tables = pytest.importorskip("tandem.ops.triton.tables", reason="needs Triton: p
 
 def test_chunks_and_segments_never_cross_documents():
     made = tables.scan_tables((10, 1, 4), 4, 4, torch.device("cpu"))
-    assert made.chunks_C2.tolist() == [[0, 4], [4, 8], [8, 10], [10, 11], [11, 15]]
+    assert made.chunks_C3.tolist() == [[0, 4, 0], [4, 8, 0], [8, 10, 0], [10, 11, 1], [11, 15, 2]]
     assert made.segments_K5.tolist() == [
         [0, 8, 0, 0, tables.FIRST],
         [8, 10, 2, 0, tables.LAST],
@@ -35,5 +35,5 @@ def test_fixed_tables_have_one_size_and_end_with_what_is_empty(lengths: tuple[in
         assert len(have) == size
         assert have[: len(want)].tolist() == want.tolist()
     assert not fixed.segments_K5[len(made.segments_K5) :].any()
-    assert not fixed.chunks_C2[len(made.chunks_C2) :].any()
+    assert not fixed.chunks_C3[len(made.chunks_C3) :].any()
     assert all(first == end for first, end in fixed.documents_S2[len(made.documents_S2) :].tolist())

@@ -32,9 +32,9 @@ def entering_kernel(
     """
     chunk, group = tl.program_id(0) // (G * BLOCKS), tl.program_id(0) % (G * BLOCKS) // BLOCKS
     block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
-    first = tl.load(chunks + 2 * chunk).to(tl.int64)
+    first = tl.load(chunks + 3 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    length = tl.load(chunks + 2 * chunk + 1) - first
+    length = tl.load(chunks + 3 * chunk + 1) - first
     if length == 0:
         return  # of a fixed layout; nothing was written for it either
     valid_Q = i_Q < length
@@ -94,9 +94,9 @@ def leaving_kernel(
     """
     chunk, group = tl.program_id(0) // (G * BLOCKS), tl.program_id(0) % (G * BLOCKS) // BLOCKS
     block, heads = tl.program_id(0) % BLOCKS, R // BLOCKS
-    first = tl.load(chunks + 2 * chunk).to(tl.int64)
+    first = tl.load(chunks + 3 * chunk).to(tl.int64)
     i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
-    length = tl.load(chunks + 2 * chunk + 1) - first
+    length = tl.load(chunks + 3 * chunk + 1) - first
     if length == 0:
         return  # of a fixed layout; nothing was written for it either
     valid_Q = i_Q < length
@@ -139,25 +139,31 @@ def leaving_kernel(
 
 @no_type_check
 @triton.jit
-def decay_gradients_kernel(parts, carried, decay, A, chunks, d_dt, dA, skips, H, Q: tl.constexpr, HEADS: tl.constexpr):
-    """Gradients of dt (T, H) and of A in each chunk (C, H), from what the other kernels leave."""
+def decay_gradients_kernel(
+    pairs, written, carried, decay, A, chunks, d_dt, dA, skips, H, Q: tl.constexpr, HEADS: tl.constexpr
+):
+    """Gradients of dt (T, H) and of A in each chunk (C, H), from what the other kernels leave.
+
+    `pairs`: the first two planes of parts, None where states alone are read; `written`: the last two.
+    """
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = tl.cast(H, tl.int64) * tl.num_programs(0) * Q
-    first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
+    first, end = tl.load(chunks + 3 * chunk), tl.load(chunks + 3 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), head_h < H
     if end == first:  # of a fixed layout
         tl.store(dA + chunk * H + head_h, tl.zeros((HEADS,), tl.float32), mask=some_h)
-        tl.store(skips + chunk * H + head_h, tl.zeros((HEADS,), tl.float32), mask=some_h)
+        if skips is not None:
+            tl.store(skips + chunk * H + head_h, tl.zeros((HEADS,), tl.float32), mask=some_h)
         return
     mask = some_h[None, :]
     place = (head_h[None, :].to(tl.int64) * tl.num_programs(0) + chunk) * Q + i_Q[:, None]
-    pairs_Qh = tl.load(parts + place, mask=mask, other=0.0)
-    read_Qh = tl.cumsum(tl.load(parts + plane + place, mask=mask, other=0.0), 0, reverse=True)
-    earlier = (i_Q > 0)[:, None] & some_h[None, :]
-    written_Qh = tl.cumsum(tl.load(parts + 2 * plane + place - 1, mask=earlier, other=0.0), 0)
-    direct_Qh = tl.load(parts + 3 * plane + place, mask=mask, other=0.0)
     total_h = tl.load(carried + chunk * H + head_h, mask=some_h, other=0.0)
-    d_log_Qh = pairs_Qh + read_Qh + written_Qh + total_h[None, :]
+    earlier = (i_Q > 0)[:, None] & some_h[None, :]
+    d_log_Qh = tl.cumsum(tl.load(written + place - 1, mask=earlier, other=0.0), 0) + total_h[None, :]
+    if pairs is not None:
+        d_log_Qh += tl.load(pairs + place, mask=mask, other=0.0)
+        d_log_Qh += tl.cumsum(tl.load(pairs + plane + place, mask=mask, other=0.0), 0, reverse=True)
+    direct_Qh = tl.load(written + plane + place, mask=mask, other=0.0)
     A_h = tl.load(A + head_h, mask=some_h, other=0.0)
     dt_Qh = tl.load(decay + 2 * plane + place, mask=mask, other=0.0)
     out = (first + i_Q)[:, None].to(tl.int64) * H + head_h[None, :]

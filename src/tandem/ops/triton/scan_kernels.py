@@ -93,7 +93,7 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
     """
     chunk, head_h = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     plane = tl.cast(H, tl.int64) * tl.num_programs(0) * Q
-    first, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
+    first, end = tl.load(chunks + 3 * chunk), tl.load(chunks + 3 * chunk + 1)
     i_Q, some_h = tl.arange(0, Q), (head_h < H)[None, :]
     token_Q = first + i_Q
     mask = (token_Q < end)[:, None] & some_h
@@ -124,6 +124,7 @@ def states_kernel(
     LOCAL: from zero, to the state and the decay of the whole segment, where another segment follows. Otherwise from
     `start` (a state a segment), to the states that enter the chunks, and, at the document's end, to `end`; and, in REVERSE,
     from the states `entering` the chunks to the gradients of the chunks' log-decays through them, `carried` (blocks, C, H).
+    Without `chunk_states` only the segments at the documents' ends are walked.
     """
     segment, head = tl.program_id(0) // H, tl.program_id(0) % H
     segments += segment * 5
@@ -131,6 +132,9 @@ def states_kernel(
     is_final = (tl.load(segments + 4) & (_FIRST if REVERSE else _LAST)) != 0
     if LOCAL:
         if is_final:
+            return
+    elif chunk_states is None:
+        if not is_final:
             return
     p0 = tl.program_id(1) * BLOCK_P
     column_P = p0 + tl.arange(0, BLOCK_P)
@@ -148,7 +152,7 @@ def states_kernel(
         c = count - 1 - step if REVERSE else step
         valid_Q = i_Q < length - c * Q
         end_log = tl.load(decay + c * Q + Q - 1)
-        if not LOCAL:
+        if chunk_states is not None:
             place = ((chunk + c) * H + head) * N * P + p0
             kept_NP = state_NP.to(chunk_states.dtype.element_ty)
             if entering is not None:

@@ -22,12 +22,12 @@ class ScanTables(NamedTuple):
 
     Attributes:
         segments_K5: first token, end, first chunk, document, flags.
-        chunks_C2: first token, end.
+        chunks_C3: first token, end, document.
         documents_S2: first segment, end.
     """
 
     segments_K5: Tensor
-    chunks_C2: Tensor
+    chunks_C3: Tensor
     documents_S2: Tensor
 
 
@@ -57,7 +57,7 @@ def fixed_sizes(tokens: int, documents: int, chunk: int, longest: int) -> tuple[
 
 def fixed_views(flat: Tensor, sizes: tuple[int, int, int]) -> ScanTables:
     """`fixed_tables` as three tables."""
-    columns = (5, 2, 2)
+    columns = (5, 3, 2)
     parts = flat.split([size * width for size, width in zip(sizes, columns, strict=True)])
     return ScanTables(*(part.view(-1, width) for part, width in zip(parts, columns, strict=True)))
 
@@ -80,8 +80,8 @@ def _tables(lengths: tuple[int, ...], chunk: int, longest: int) -> tuple[Tensor,
 
     segment_C = torch.repeat_interleave(torch.arange(len(end_K)), chunks_K)
     first_C = first_K[segment_C] + (torch.arange(len(segment_C)) - chunk_K[segment_C]) * chunk
-    chunks_C2 = torch.stack([first_C, torch.minimum(first_C + chunk, end_K[segment_C])], 1)
-    return segments_K5, chunks_C2, documents_S2
+    end_C = torch.minimum(first_C + chunk, end_K[segment_C])
+    return segments_K5, torch.stack([first_C, end_C, document_K[segment_C]], 1), documents_S2
 
 
 def segment_ends(length: int, chunk: int, longest: int) -> list[int]:
