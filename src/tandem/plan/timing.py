@@ -1,8 +1,8 @@
 """Measures on this machine what decides where a TransMamba layer should switch.
 
-Timed are, forward and backward and in the shape of the model's `T` layers, what a token of the prefix needs (attention, the
-Memory Converter) and what one behind it needs (the scan, the projection of the gate), on documents of several lengths. What
-all tokens need is left out. The time of n tokens is fitted by α n + a n² for attention, k n for the converter and b n for scan
+Timed are, forward and backward and in the shape of the model's `T` layers, what a token of the prefix needs (attention with
+its RoPE, the Memory Converter) and what one behind it needs (the scan, the projection of the gate), on documents of several
+lengths. What all tokens need is left out. The time of n tokens is fitted by α n + a n² for attention, k n for the converter and b n for scan
 and gate, and with those
 
     t(P) = a P² + (α + k) P + b (T - P)        P* = (b - α - k) / 2a        c = b / (a N)
@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.nn import ModelConfig, SequenceLayout, TransMambaConfig
-from tandem.ops import causal_attention, convert_memory, linear, ssd_chunked
+from tandem.nn import ModelConfig, SequenceLayout, TransMambaConfig, rotary_frequencies
+from tandem.ops import causal_attention, convert_memory, linear, rotary, ssd_chunked
 from tandem.plan.transpoints import TransPointCost, paper_cost
 
 _ROUNDS = 5
@@ -160,8 +160,16 @@ def _runs(
     dt_TH, A_H = normal(T, H).sub_(4).exp_().requires_grad_(), normal(H).exp_().neg_().requires_grad_()
     D_H, start_SHPN = normal(H).requires_grad_(), normal(layout.documents, H, P, N).requires_grad_()
     scan = (x_THP, dt_TH, A_H, B_TGN, C_TGN)
+    frequency_K = rotary_frequencies(N, shape.rotary_base, None, layout.device)
+
+    def attend() -> Tensor:
+        q, k = q_TGW, k_TGW
+        if shape.rope_mode == "attn":
+            q, k = (rotary(t, layout.position_T, frequency_K) for t in (q, k))
+        return causal_attention(q, k, v_TGW, layout, shape.scale)
+
     ops: dict[str, tuple[Callable[[], Tensor], tuple[Tensor, ...]]] = {
-        "attention": (lambda: causal_attention(q_TGW, k_TGW, v_TGW, layout, shape.scale), (q_TGW, k_TGW, v_TGW)),
+        "attention": (attend, (q_TGW, k_TGW, v_TGW)),
         "converter": (lambda: convert_memory(B_TGN, x_THP, dt_TH, A_H, None, layout), (B_TGN, x_THP, dt_TH, A_H)),
         "scan": (lambda: ssd_chunked(*scan, layout, D_H, start_SHPN)[0], (*scan, D_H, start_SHPN)),
     }
