@@ -343,3 +343,27 @@ def test_attention_of_groups_is_attention_over_the_values_of_their_heads():
     x, B, C = causal_conv(xBC, trans.conv_weight, trans.conv_bias, layout, silu=True).split([32, 32, 32], dim=-1)
     y = causal_attention(*(t.unflatten(-1, (2, 16)) for t in (C, B, x)), layout)
     close(trans(x_TD, layout), y.flatten(1) @ trans.out.weight.t())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("point", [0, 5, 64, 300, 1000])
+def test_a_gpu_in_bfloat16_is_near_float64(point: int):
+    shape = TransMambaConfig(heads=4, groups=4, head_width=64, state=64, chunk=64)
+    torch.manual_seed(0)
+    exact = TransMamba(shape, 256, 1e-5, point)
+    exact.init_weights(1.0)
+    lengths = [1, 3, 500, 64, 200]
+    x_TD, pull_TD = torch.randn(2, sum(lengths), 256).bfloat16()
+    outcomes = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        trans = TransMamba(shape, 256, 1e-5, point).to(device)
+        trans.load_state_dict(exact.state_dict())
+        trans.to(dtype)
+        leaf = x_TD.detach().to(device, dtype).requires_grad_()
+        layout = SequenceLayout.from_lengths(lengths, chunk=64, device=device)
+        y_TD = trans(leaf, layout)
+        wanted = [leaf, trans.into.weight, trans.out.weight, trans.conv_weight]
+        made = torch.autograd.grad(y_TD, wanted, pull_TD.to(device, dtype))
+        outcomes.append([t.double().cpu() for t in (y_TD.detach(), *made)])
+    for want, have in zip(*outcomes, strict=True):
+        assert (have - want).norm() <= 2e-2 * want.norm()
