@@ -8,7 +8,6 @@ import torch
 
 from tandem.recipes.kernels import Case, KernelRow, Work, cases, measure, relative_error
 
-
 SHAPES = [case for case in cases() if "262,144" not in case.shape]  # the others differ by their length only
 
 
