@@ -20,7 +20,6 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 CONFIG = TrainConfig(
     steps=8,
     precision="bfloat16",
-    graphs="auto",
     schedule=ScheduleConfig(warmup_steps=2),
     optimizer=OptimizerConfig(lr=3e-3),
 )
@@ -152,6 +151,64 @@ def test_a_run_with_graphs_ends_as_one_that_was_stopped_and_went_on(tmp_path: Pa
         torch.use_deterministic_algorithms(False)
     for have, wanted in zip(halves.parameters(), whole.parameters(), strict=True):
         assert torch.equal(have, wanted)
+
+
+class Repeated:
+    """Stands in for a graph on a CPU: runs the passes again."""
+
+    def __init__(self, step: CapturedStep, where: Any) -> None:
+        self.step, self.where = step, where
+
+    def pool(self) -> None: ...
+
+    def replay(self) -> None:
+        self.step._forget()
+        values = self.step._passes(self.where.held)
+        self.where.captured = module._Captured(self, values, self.step._collected())  # pyright: ignore[reportArgumentType]
+
+
+def repeat(step: CapturedStep, where: Any) -> None:
+    Repeated(step, where).replay()
+
+
+@pytest.mark.parametrize(("most", "graphs"), [(256, 1), (100, 0)])
+def test_a_batch_that_needs_the_memory_of_graphs_takes_it(
+    most: int, graphs: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """No batch of more documents than `most` fits beside a graph, and none of 200 tokens."""
+    passes = CapturedStep._passes
+
+    def crowded(self: CapturedStep, batch: Batch) -> dict[str, torch.Tensor]:
+        held = [where.held for where in self._classes if where.captured is not None]
+        if any(batch is not other for other in held) and (batch.layout.documents > 16 or len(batch.tokens_T) < 256):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return passes(self, batch)
+
+    monkeypatch.setattr(CapturedStep, "_passes", crowded)
+    monkeypatch.setattr(CapturedStep, "_capture", repeat)
+    many = [[8] * 32, [4, *[12] * 21]]
+    lengths = [*LENGTHS[:3], *many, *LENGTHS[3:5], *([[100, 100]] if most < 256 else []), [256], [16] * 16]
+    given = batches(lengths)
+    step, _ = captured(network("cpu"))
+    losses = []
+    for batch in given:
+        values, norm = step.backward([batch])
+        losses.append(float(values["loss"].detach()))
+        step.finish(norm, accepted=True)
+    monkeypatch.setattr(CapturedStep, "_passes", passes)
+    assert losses == pytest.approx(plain_losses(network("cpu"), given), rel=2e-3)
+    assert len(step._graphs()) == graphs
+    assert sum("too little memory" in record.message for record in caplog.records) == 2 - graphs
+
+
+def test_too_little_memory_without_graphs_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def none(self: CapturedStep, batch: Batch) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(CapturedStep, "_passes", none)
+    step, _ = captured(network("cpu"))
+    with pytest.raises(torch.OutOfMemoryError):
+        step.backward(batches()[:1])
 
 
 def test_a_step_left_out_moves_nothing():

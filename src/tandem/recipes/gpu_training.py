@@ -31,8 +31,10 @@ from tandem.train import CapturedStep, LanguageModelTask, OptimizerConfig, Train
 
 ROWS, ROW_TOKENS = 4, 2048
 DATASHEET = 989.4e12  # dense bf16 operations a second of an H100 or H200 (SXM)
-_BATCHES, _WARM_UP, _RUNS, _STEPS, _CHECKED = 8, 4, 7, 5, 4
-_CONFIG = TrainConfig(precision="bfloat16", graphs="auto", optimizer=OptimizerConfig(lr=1e-4))
+_BATCHES, _WARM_UP, _CHECKED = 8, 4, 4
+_RUNS, _STEPS = 7, 5
+_SLOW, _SLOW_RUNS, _SLOW_STEPS = 1.0, 3, 1  # where a step takes longer than so many seconds
+_CONFIG = TrainConfig(precision="bfloat16", optimizer=OptimizerConfig(lr=1e-4))
 
 Step = Callable[[Batch], Tensor]
 """Trains on a batch; returns its loss, without waiting for more of it than the step itself needs."""
@@ -203,21 +205,27 @@ def _model(shape: ModelConfig, device: str) -> HybridLM:
 
 def _timed(name: str, make: Callable[[], Step], batches: list[Batch]) -> Training:
     free()
-    seconds: list[float] = []
+    seconds, last = list[float](), 0.0
     try:
         step = make()
         for batch in batches[:_WARM_UP]:
-            step(batch)
-        for number in range(_RUNS):
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            for place in range(_STEPS):
-                step(batches[(number + place) % len(batches)])
-            torch.cuda.synchronize()
-            seconds.append((time.perf_counter() - begin) / _STEPS)
+            last = _seconds(step, [batch])
+        runs, steps = (_RUNS, _STEPS) if last < _SLOW else (_SLOW_RUNS, _SLOW_STEPS)
+        for number in range(runs):
+            taken = [batches[(number + place) % len(batches)] for place in range(steps)]
+            seconds.append(_seconds(step, taken) / steps)
     except torch.OutOfMemoryError:
         seconds.clear()
     memory = torch.cuda.max_memory_reserved()
     step = None
     free()
     return Training(name=name, seconds=tuple(seconds), memory=memory, operations=operations_per_token())
+
+
+def _seconds(step: Step, batches: list[Batch]) -> float:
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for batch in batches:
+        step(batch)
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin

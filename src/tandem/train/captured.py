@@ -39,7 +39,8 @@ class CapturedStep:
     """One step of `optimizer`, whose state and groups it takes; only its own `step` is not called.
 
     The first batch of a class runs as ever, the second is captured, and all others are replayed. Batches that the task does
-    not hold, and classes beyond a handful, run as ever.
+    not hold, and classes beyond a handful, run as ever. A batch that finds too little memory beside graphs takes theirs: from
+    then on there is one class at most, and after a second time none.
     """
 
     def __init__(self, task: Replayable, optimizer: AdamW, config: TrainConfig) -> None:
@@ -50,7 +51,7 @@ class CapturedStep:
         self._owners = [t.parameter if t.narrow is None else t.narrow for t in trained]
         self._steps = [optimizer.state[t.parameter]["step"] for t in trained]
         self._count = int(self._steps[0])
-        self._pool = torch.cuda.graph_pool_handle() if self._steps[0].is_cuda else None
+        self._room = _GRAPHS
         self._classes: list[_Class] = []
         self._gradients: Gradients | None = None
 
@@ -58,16 +59,29 @@ class CapturedStep:
         """Values of the one batch, whose tensors the next call overwrites, and the norm of its gradients."""
         (batch,) = batches
         with torch.cuda.device_of(self._steps[0]):  # a graph is captured and replayed on the current device
-            where = self._class_of(batch)
-            if where is not None and where.seen and where.replayable and where.captured is None:
-                self._capture(where)
-            if where is not None and where.captured is not None:
-                where.captured.graph.replay()
-                values, self._gradients = where.captured.values, where.captured.gradients
-            else:
-                values = self._run(batch, where)
-                self._gradients = self._collected()
+            try:
+                values = self._values(batch)
+            except torch.OutOfMemoryError:
+                if not self._graphs():
+                    raise
+                values = None
+            if values is None:  # not above, where the error still holds what the passes had made
+                self._let_go()
+                values = self._values(batch)
+        assert self._gradients is not None
         return {**values, **self.task.counts(batch)}, float(self._adamw.norm(self._gradients))
+
+    def _values(self, batch: Any) -> dict[str, Tensor]:
+        where = self._class_of(batch)
+        if where is not None and where.seen and where.replayable and where.captured is None:
+            self._capture(where)
+        if where is None or where.captured is None:
+            values = self._run(batch, where)
+            self._gradients = self._collected()
+            return values
+        where.captured.graph.replay()
+        self._gradients = where.captured.gradients
+        return where.captured.values
 
     def finish(self, norm: float, *, accepted: bool) -> None:
         """Moves the parameters by what `backward` found, unless the step is left out."""
@@ -91,7 +105,7 @@ class CapturedStep:
         for where in self._classes:
             if self.task.refill(where.held, batch):
                 return where
-        held = self.task.hold(batch) if len(self._classes) < _GRAPHS else None
+        held = self.task.hold(batch) if len(self._classes) < self._room else None
         if held is None:
             return None
         self._classes.append(_Class(held))
@@ -117,15 +131,31 @@ class CapturedStep:
     def _capture(self, where: "_Class") -> None:
         """Captures the class's passes, which does not run them; where that fails, all its batches run as ever."""
         self._forget()
+        graphs = self._graphs()
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=graphs[0].graph.pool() if graphs else None):
                 values = self._passes(where.held)
         except RuntimeError as error:
+            if graphs and isinstance(error, torch.OutOfMemoryError):
+                raise
             _logger.warning("no CUDA graph of a training step: %s", error)
             where.replayable = False
             return
         where.captured = _Captured(graph, values, self._collected())
+
+    def _graphs(self) -> "list[_Captured]":
+        return [where.captured for where in self._classes if where.captured is not None]
+
+    def _let_go(self) -> None:
+        """Gives the memory of all graphs back; those that still fit by themselves are captured again."""
+        self._room = 1 if self._room > 1 else 0
+        what = "keeping one at most" if self._room else "going on without"
+        _logger.warning("too little memory for a batch beside %d CUDA graphs of steps: %s", len(self._graphs()), what)
+        self._classes.clear()
+        self._gradients = None
+        self._forget()
+        torch.cuda.empty_cache()
 
     def _passes(self, batch: Any) -> dict[str, Tensor]:
         with self.narrow.in_use():

@@ -123,8 +123,8 @@ class TrainConfig:
         skip: which steps are left out.
         precision: number format of the forward pass; weights and optimizer stay as they are. The task obeys it.
         compile: `auto` and `on` let the task compile what gains from it; without a C++ compiler both mean `off`.
-        graphs: `auto` captures the step as CUDA graphs, where precision is bfloat16, accumulate is 1, weights are float32 and
-            the task can (see `CapturedStep`); `off` issues every step anew.
+        graphs: `auto` captures the step as CUDA graphs on a GPU where precision is bfloat16, accumulate is 1, weights are float32
+            and the task can (see `CapturedStep`); `off` issues every step anew.
         max_seconds: stop after this many seconds of this process, save, and go on when started again. It never
             changes the schedule, which depends on the step alone, so that a run can be repeated exactly.
         tensorboard: also write TensorBoard events to `tensorboard/` in the run directory.
@@ -143,7 +143,7 @@ class TrainConfig:
     skip: SpikeConfig = field(default_factory=SpikeConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto", "on", "off"] = "auto"
-    graphs: Literal["auto", "off"] = "off"
+    graphs: Literal["auto", "off"] = "auto"
     max_seconds: float | None = None
     tensorboard: bool = False
 
