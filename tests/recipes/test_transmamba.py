@@ -13,7 +13,6 @@ from recipe_toys import VOCABULARY, toy_transmamba
 
 from tandem import hub
 from tandem.data import open_shards
-from tandem.nn import preset
 from tandem.recipes import transmamba
 from tandem.recipes.comparison import seeded_runs
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining, validate_at_start
@@ -161,14 +160,6 @@ def test_all_models_have_as_many_parameters(config: TransMambaRecipeConfig, name
     totals = [parameters(model).total for model in models.values()]
     assert max(totals) / min(totals) < 1.01
     assert models["v9"].transpoints[:8] == (0, 8, 16, 32, 64, 128, 256, 512)
-
-
-def test_the_speed_is_that_of_schedules_spread_over_each_length(config: TransMambaRecipeConfig):
-    from tandem.recipes.transmamba_speed import model_for
-
-    v9 = transmamba_models(replace(config, model="transmamba-nano", schedules=("v9",)))["v9"]
-    assert model_for(v9, 1024).transpoints == tuple(4 * point for point in v9.transpoints)
-    assert model_for(preset("nano"), 4096).context == 4096
 
 
 def test_a_validation_before_the_first_step_is_that_of_the_weights(config: TransMambaRecipeConfig):
