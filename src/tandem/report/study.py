@@ -64,7 +64,7 @@ def study_figure(
     finish(figure, panels[1], "The same against time", "minutes of training at the measured speed")
     _points(panels[2], bits_per_byte)
     finish(figure, panels[2], "Held-out bits per byte, a point a seed", "")
-    panels[2].set_xticks(range(len(bits_per_byte)), labels=list(bits_per_byte))
+    panels[2].set_xticks(range(len(bits_per_byte)), labels=list(bits_per_byte), fontsize=8)
     _lengths(panels[3], times)
     finish(figure, panels[3], "Time of a training step, first model = 1", "length of a text, tokens")
     _lengths(panels[4], found)
