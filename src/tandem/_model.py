@@ -130,6 +130,15 @@ class LanguageModel:
             raise ValueError("text='' has no token to score; give at least one character")
         return score_tokens(self.model, [self.tokenizer.start_of_text(), *ids])
 
+    def reschedule(self, schedule: str | Sequence[int], length: int | None = None) -> None:
+        """Gives a TransMamba model other TransPoints; see `HybridLM.reschedule`.
+
+        Raises:
+            ValueError: a model without `T` layers, or what is no schedule of it.
+        """
+        self.model.reschedule(schedule, length)
+        self.config = self.model.config
+
     def save(self, directory: str | Path, *, dtype: str | None = None) -> Path:
         """Writes model.safetensors, config.json and tokenizer.json; see `tandem.hub.save`."""
         return hub.save(self.model, self.tokenizer, directory, dtype=dtype, chat=self.chat)

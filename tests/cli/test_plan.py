@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tandem.cli.main import main
 from tandem.nn import preset
@@ -34,6 +35,73 @@ def test_a_config_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str
     path.write_text(preset("nano").to_json())
     main(["plan", "model", str(path), "--json", "--out", str(tmp_path / "plan.png")])
     assert json.loads(capsys.readouterr().out)["config"] == preset("nano").to_dict()
+
+
+def test_transpoints_show_the_published_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "curve.png"
+    main(["plan", "model", "transmamba-400m", "--transpoints", "--seconds", "0", "--out", str(out)])
+    text = capsys.readouterr().out
+    # Transformer ÷ F* and Mamba ÷ F* of the paper, the mean of V9, the optimum N / 2; keys and values of 8,192 tokens.
+    for part in ("2.286", "1.143", "3.171e+10", "768", "8,192 (never)", "64 MiB", "1.035 MiB", "this model (v9)"):
+        assert part in text
+    assert "measured" not in text
+    with Image.open(out) as image:
+        assert image.width > 800
+
+
+def test_transpoints_in_json_have_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--transpoints", "--json", "--seconds", "0.01", "--context", "256", "--device", "cpu"]
+    main(["plan", "model", "transmamba-nano", *options, "--out", str(tmp_path / "curve.png")])
+    plan = json.loads(capsys.readouterr().out)
+    assert [layer["transpoint"] for layer in plan["layers"]] == [0, 8, 16, 32, 64, 128, 256, 512]
+    assert plan["schedules"]["v9"]["transpoints"] == [0, 4, 8, 16, 32, 64, 128, 256]
+    assert set(plan["costs"]) == {"example", "formula", "counted", "measured"}
+    assert plan["costs"]["example"]["attention_to_least"] == pytest.approx(2.286, abs=5e-4)
+    assert plan["costs"]["formula"]["optimum"] == 96
+    measured, found = plan["measurement"], plan["costs"]["measured"]
+    assert measured["speed_range"][0] <= found["speed"] * 1.5
+    assert measured["device"] == "cpu"
+    assert plan["schedules"]["v9"]["to_attention"]["measured"] > 0
+    assert Path(plan["figure"]).stat().st_size > 10_000
+
+
+def test_a_list_of_transpoints_is_shown_as_the_models_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "mine.json"
+    path.write_text(preset("transmamba-nano").rescheduled([1, 2, 3, 5, 8, 13, 21, 600]).to_json())
+    main(["plan", "model", str(path), "--transpoints", "--seconds", "0", "--out", str(tmp_path / "curve.png")])
+    text = capsys.readouterr().out
+    assert "this model (its own)" in text
+    assert "600 (never)" in text
+
+
+def test_a_transmamba_model_is_planned_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["plan", "model", "transmamba-400m", "--out", str(tmp_path / "plan.png")])
+    text = capsys.readouterr().out
+    for part in ("818.62M", "transmamba", "the same after 8,192 tokens", "smaller than that from"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["nano", "--transpoints"],
+            "model.pattern='(MF)2 AMF (MF)2' has no T layers, so there are no TransPoints to plan",
+        ),
+        (["transmamba-nano", "--transpoints", "--seconds", "-1"], "seconds=-1.0 above 0"),
+        (["transmamba-nano", "--transpoints", "--device", "tpu"], "device='tpu'"),
+        (["transmamba-nano", "--transpoints", "--context", "8"], "context=8 must be 16 or more"),
+    ],
+)
+def test_transpoints_that_cannot_be_planned_are_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["plan", "model", *options])
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert error.count("\n") == 1
+    assert message in error
 
 
 @pytest.mark.parametrize(

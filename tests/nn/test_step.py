@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from tandem.nn import (
     ModelConfig,
     MoEConfig,
     SequenceLayout,
+    TransMambaConfig,
+    TransSlots,
 )
 from tandem.ops.cpu.compiled import library
 
@@ -33,15 +36,13 @@ def _kernels():
 
 def build(pattern: str = "(MF)2 AMFE", dtype: torch.dtype = torch.float32, **changes: object) -> HybridLM:
     torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=VOCABULARY,
-        width=32,
-        pattern=pattern,
-        attention=AttentionConfig(heads=4, kv_heads=2, head_width=8),
-        mamba=MambaConfig(heads=4, head_width=8, state=8, groups=2, chunk=8),
-        ffn=MoEConfig(experts=4, top_k=2, hidden=32, selection_bias=True),
-        experts=DenseConfig(hidden=24),
-    ).replace(**changes)
+    shapes = {
+        "attention": AttentionConfig(heads=4, kv_heads=2, head_width=8),
+        "mamba": MambaConfig(heads=4, head_width=8, state=8, groups=2, chunk=8),
+        "ffn": MoEConfig(experts=4, top_k=2, hidden=32, selection_bias=True),
+        "experts": DenseConfig(hidden=24),
+    }
+    config = ModelConfig(vocab_size=VOCABULARY, width=32, pattern=pattern, **{**shapes, **changes})
     model = HybridLM(config).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -83,6 +84,47 @@ OPTIONS: list[dict[str, object]] = [
     {"ffn": MoEConfig(experts=8, top_k=3, hidden=64, shared_hidden=20), "experts": DenseConfig(hidden=7, bias=True)},
     {"ffn": MoEConfig(experts=2, top_k=1, hidden=32, shared=0), "experts": DenseConfig(hidden=9, activation="relu2")},
 ]
+
+
+TRANS = TransMambaConfig(heads=4, head_width=8, state=16, groups=2, chunk=8, schedule=(0, 2, 5))
+TRANS_OPTIONS = [
+    {},
+    {"norm_groups": 1, "rope_mode": "none", "scale": 0.3},
+    {"norm": "ssm", "conv": 3, "conv_bias": False, "bias": True, "step_max": 0.2},
+]
+
+
+@settings(max_examples=20)
+@given(
+    option=st.sampled_from(TRANS_OPTIONS),
+    slots=st.sampled_from([1, 2, 5]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_steps_of_transmamba_are_replayed_on_both_sides_of_the_transpoint(
+    option: dict[str, object], slots: int, dtype: torch.dtype
+):
+    model = build("TFTFT", dtype, transmamba=replace(TRANS, **option))
+    state, twin = model.new_state(slots), model.new_state(slots)
+    for _ in range(8):
+        tokens = drawn(slots)
+        assert_close(stepped(model, state, tokens), by_layers(model, twin, tokens))
+        assert was_replayed(state)
+    assert [slots.is_released for slots in state.layers if isinstance(slots, TransSlots)] == [True] * 3
+
+
+def test_documents_on_both_sides_of_a_transpoint_step_layer_by_layer():
+    model = build("T", transmamba=replace(TRANS, schedule=(6,)))
+    state, twin = model.new_state(2), model.new_state(2)
+    tokens = torch.arange(9)
+    for each in (state, twin):
+        with torch.inference_mode():
+            model(tokens, each.layout([3, 6]), each)
+    replayed = []
+    for _ in range(5):
+        tokens = drawn(2)
+        assert_close(stepped(model, state, tokens), by_layers(model, twin, tokens))
+        replayed.append(was_replayed(state))
+    assert replayed == [False] * 3 + [True] * 2
 
 
 @settings(max_examples=40)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem.nn import (
+    DecodePool,
     DecodeState,
     DenseConfig,
     HybridLM,
@@ -21,7 +22,8 @@ from tandem.nn import (
     TransSlots,
     preset,
 )
-from tandem.ops import FixedLayout, StepUnsupportedError, causal_attention
+from tandem.ops import FixedLayout, NotKeptError, StepProgram, StepUnsupportedError, causal_attention, causal_conv
+from tandem.ops.cpu.compiled import library
 from tandem.plan import parameters
 
 WIDTH = 32
@@ -268,7 +270,7 @@ def test_a_schedule_needs_transmamba_layers():
 
 
 @torch.no_grad()
-def test_behind_all_transpoints_a_step_is_a_recorded_program():
+def test_single_steps_equal_one_pass_and_end_as_recorded_programs():
     lm, tokens = model(), torch.arange(80) % 50
     layout = SequenceLayout.from_lengths([40], chunk=16)
     whole = lm(tokens[:40], layout)
@@ -283,20 +285,25 @@ def test_behind_all_transpoints_a_step_is_a_recorded_program():
     assert state.step._program is not None
 
 
-def test_a_step_before_a_transpoint_is_not_recorded():
-    from tandem.ops import StepProgram
-
-    trans = layer(5).float()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": "none"}, "options that Mamba-2 does not have"),
+        ({"rope_mode": "both"}, "options that Mamba-2 does not have"),
+        ({"cache": "convert"}, "on both sides, or with options"),
+        ({"state": 12}, "on both sides, or with options"),  # keys narrower than values
+    ],
+)
+def test_a_step_that_the_kernels_do_not_have_is_not_recorded(options: dict, message: str):
+    if library() is None:
+        pytest.skip("needs a C++ compiler: apt-get install g++")
+    trans = layer(5, **{"state": 16, **options}).float()
     slots = TransSlots.before(trans.config, 5, 1, torch.float32, torch.device("cpu"))
-    with torch.no_grad():
-        program = StepProgram(1, torch.float32)
-        with pytest.raises(StepUnsupportedError, match="before its TransPoint"):
-            trans.record(program, torch.zeros(1, WIDTH), slots)
+    with torch.no_grad(), pytest.raises(StepUnsupportedError, match=message):
+        trans.record(StepProgram(1, torch.float32), torch.zeros(1, WIDTH), slots)
 
 
 def test_a_pool_of_fixed_slots_is_refused():
-    from tandem.nn import DecodePool
-
     with pytest.raises(ValueError, match="has T layers, for which there is no pool"):
         DecodePool.empty(MODEL, 2, 8, torch.float32, torch.device("cpu"))
 
@@ -327,8 +334,6 @@ def test_bytes_of_the_state_are_those_that_it_takes():
 
 
 def test_a_layout_of_a_graph_that_would_cross_the_transpoint_is_refused():
-    from tandem.ops import NotKeptError
-
     with pytest.raises(NotKeptError):
         layer(3)(text(8)[0], FixedLayout.of(SequenceLayout.from_lengths([8]), documents=2))
 
@@ -338,8 +343,30 @@ def test_attention_of_groups_is_attention_over_the_values_of_their_heads():
     trans = layer(64, norm="none", gate="none", skip="none", rope_mode="none", state=16)
     x_TD, layout = text(50)
     _, xBC, _ = trans.into(x_TD).split([32, 96, 4], dim=-1)
-    from tandem.ops import causal_conv
-
     x, B, C = causal_conv(xBC, trans.conv_weight, trans.conv_bias, layout, silu=True).split([32, 32, 32], dim=-1)
     y = causal_attention(*(t.unflatten(-1, (2, 16)) for t in (C, B, x)), layout)
     close(trans(x_TD, layout), y.flatten(1) @ trans.out.weight.t())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("point", [0, 5, 64, 300, 1000])
+def test_a_gpu_in_bfloat16_is_near_float64(point: int):
+    shape = TransMambaConfig(heads=4, groups=4, head_width=64, state=64, chunk=64)
+    torch.manual_seed(0)
+    exact = TransMamba(shape, 256, 1e-5, point)
+    exact.init_weights(1.0)
+    lengths = [1, 3, 500, 64, 200]
+    x_TD, pull_TD = torch.randn(2, sum(lengths), 256).bfloat16()
+    outcomes = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        trans = TransMamba(shape, 256, 1e-5, point).to(device)
+        trans.load_state_dict(exact.state_dict())
+        trans.to(dtype)
+        leaf = x_TD.detach().to(device, dtype).requires_grad_()
+        layout = SequenceLayout.from_lengths(lengths, chunk=64, device=device)
+        y_TD = trans(leaf, layout)
+        wanted = [leaf, trans.into.weight, trans.out.weight, trans.conv_weight]
+        made = torch.autograd.grad(y_TD, wanted, pull_TD.to(device, dtype))
+        outcomes.append([t.double().cpu() for t in (y_TD.detach(), *made)])
+    for want, have in zip(*outcomes, strict=True):
+        assert (have - want).norm() <= 2e-2 * want.norm()

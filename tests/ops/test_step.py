@@ -12,12 +12,15 @@ from tandem.ops import (
     StepProgram,
     StepUnsupportedError,
     cached_attention,
+    conv_step,
+    convert_memory_direct,
     experts_reference,
     mamba_step,
     quantize_int8,
     rms_norm,
     rotary,
     route,
+    step_sizes,
     swiglu,
 )
 from tandem.ops.cpu.compiled import library
@@ -77,18 +80,19 @@ def test_linear_and_embedding(slots: int, widths: tuple[int, int], dtype: torch.
     slots=st.sampled_from([1, 3]),
     scale=st.sampled_from([1.0, 0.22]),
     gain=st.sampled_from([1.0, 3.0]),
+    groups=st.sampled_from([1, 5]),
     dtype=st.sampled_from(FORMATS),
 )
 @torch.no_grad()
-def test_residual_stream_and_norm(slots: int, scale: float, gain: float, dtype: torch.dtype):
+def test_residual_stream_and_norm(slots: int, scale: float, gain: float, groups: int, dtype: torch.dtype):
     program, x, table = start(slots, 40, dtype)
     weight, matrix = normal(dtype, 40), normal(dtype, 40, 40)
-    first = program.norm(x, weight, 1e-5)
+    first = program.norm(x, weight, 1e-5, groups=groups)
     program.add(x, program.linear(first, matrix), scale)
     second = program.norm(x, weight, 1e-5, gain)
     run(program)
     wide = table.double()
-    normed = rms_norm(wide, weight.double(), 1e-5)
+    normed = rms_norm(wide, weight.double(), 1e-5, groups=groups)
     assert close(first, normed)
     wide = wide + scale * normed @ matrix.double().t()
     assert close(x, wide)
@@ -202,6 +206,45 @@ def test_mamba_three_tokens_long(
         assert close(y, want)
         assert close(state.to(dtype), exact_state)
         assert W == 1 or close(halo, exact_halo)
+
+
+@settings(max_examples=20)
+@given(
+    slots=st.integers(1, 3),
+    sizes=st.sampled_from([(2, 8, 8, 1), (4, 16, 40, 4), (4, 64, 128, 2)]),
+    dtype=st.sampled_from(FORMATS),
+    biased=st.booleans(),
+)
+@torch.no_grad()
+def test_state_and_rows_before_attention(
+    slots: int, sizes: tuple[int, int, int, int], dtype: torch.dtype, biased: bool
+):
+    torch.manual_seed(slots)
+    H, P, N, G = sizes
+    inner, C = H * P, H * P + 2 * G * N
+    program, x, table = start(slots, inner + C + H, dtype)
+    taps, bias = normal(dtype, C, 4) / 4, normal(dtype, C) if biased else None
+    A_log, dt_bias, D = torch.randn(H), torch.randn(H) - 2, torch.randn(H)
+    halo, state = normal(dtype, slots, 3, C), torch.randn(slots, H, P, N)
+    exact_halo, exact_state = halo.double(), state.double()
+    limits = (0.0, 0.5)
+    rows = program.mamba_before_attention(
+        x, (taps, bias, normal(dtype, inner)), (A_log, dt_bias, D), (halo, state), limits
+    )
+    _, xBC, dt = table.double().split([inner, C, H], dim=1)
+    for _ in range(2):
+        run(program)
+        shift = torch.zeros(C).double() if bias is None else bias.double()
+        mixed = torch.nn.functional.silu(conv_step(xBC, taps.double(), shift, exact_halo))
+        x_SI, B, K = mixed.split([inner, G * N, G * N], dim=1)
+        steps = step_sizes(dt, dt_bias.double(), limits)
+        layout = SequenceLayout.from_lengths([1] * slots)
+        exact_state = convert_memory_direct(
+            B.unflatten(1, (G, N)), x_SI.unflatten(1, (H, P)), steps, -A_log.double().exp(), exact_state, layout
+        )
+        assert close(rows, torch.cat([K, B, x_SI], dim=1))
+        assert close(state.to(dtype), exact_state)
+        assert close(halo, exact_halo)
 
 
 @settings(max_examples=25)

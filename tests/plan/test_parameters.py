@@ -1,13 +1,25 @@
 """The closed forms against the modules they describe, and against the published sizes of TurboS."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, preset, presets
+from tandem.nn import (
+    AttentionConfig,
+    DenseConfig,
+    HybridLM,
+    MambaConfig,
+    ModelConfig,
+    MoEConfig,
+    TransMambaConfig,
+    preset,
+    presets,
+)
 from tandem.ops import ACTIVATIONS
-from tandem.plan import Parameters, parameters
+from tandem.plan import Parameters, all_mamba, parameters
 
 
 def counted(config: ModelConfig) -> int:
@@ -19,6 +31,22 @@ def counted(config: ModelConfig) -> int:
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_counts_as_its_module(name: str):
     assert parameters(preset(name)).total == counted(preset(name))
+
+
+def recurrent(groups: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Fields of a layer of Mamba-2."""
+    few = st.integers(1, 4)
+    return st.fixed_dictionaries(
+        {
+            "heads": few.map(lambda number: groups * number),
+            "head_width": few,
+            "state": few,
+            "groups": st.just(groups),
+            "conv": st.integers(2, 4),
+            "conv_bias": st.booleans(),
+            "bias": st.booleans(),
+        }
+    )
 
 
 @st.composite
@@ -46,7 +74,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     return ModelConfig(
         vocab_size=draw(st.integers(2, 40)),
         width=draw(few),
-        pattern=draw(st.text("AMFE", min_size=1, max_size=6)),
+        pattern=draw(st.text("AMTFE", min_size=1, max_size=6)),
         attention=AttentionConfig(
             heads=kv_heads * draw(few),
             kv_heads=kv_heads,
@@ -55,14 +83,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
             bias=draw(st.booleans()),
             out_bias=draw(st.booleans()),
         ),
-        mamba=MambaConfig(
-            heads=groups * draw(few),
-            head_width=draw(few),
-            state=draw(few),
-            groups=groups,
-            conv=draw(st.integers(2, 4)),
-            conv_bias=draw(st.booleans()),
-            bias=draw(st.booleans()),
+        mamba=MambaConfig(**draw(recurrent(groups))),
+        transmamba=TransMambaConfig(
+            **draw(recurrent(groups)), rope_mode="none", schedule=draw(st.sampled_from(["v1", "v9"]))
         ),
         ffn=draw(feed_forward),
         experts=draw(feed_forward),
@@ -100,6 +123,20 @@ def test_turbos_untied_counts_embedding_and_head():
     tied, untied = (parameters(preset("turbos-560b").replace(tie_embeddings=tie)) for tie in (True, False))
     assert untied.total / 1e9 == pytest.approx(558.81, abs=0.01)
     assert untied.active - tied.active == untied.by_kind["head"]
+
+
+def test_transmamba_has_the_published_sizes():
+    """Table 8 counts the 400M without embeddings and, as far as one can tell, the 1.5B with them."""
+    smaller, larger = (parameters(preset(f"transmamba-{size}")) for size in ("400m", "1.5b"))
+    assert smaller.total - smaller.by_kind["embedding"] - smaller.by_kind["head"] == pytest.approx(415e6, rel=0.01)
+    assert larger.total == pytest.approx(1.5e9, rel=0.01)
+
+
+@given(st.sampled_from(["attention", "mamba", "v1", "v9"]), st.integers(1, 10_000))
+def test_a_schedule_is_no_parameter(schedule: str, length: int):
+    config = preset("transmamba-nano")
+    assert parameters(config.rescheduled(schedule, length)) == parameters(config)
+    assert parameters(config).by_kind["transmamba"] == parameters(all_mamba(config)).by_kind["mamba"]
 
 
 def test_presets_have_the_size_their_docstring_promises():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tandem.data import Document, Tokenizer, write_shards
-from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig, TransMambaConfig
 
 WORDS = "returns the list of all names in a given bucket and creates one when it does not exist yet 12 345".split()
 VOCABULARY = 320
@@ -35,6 +35,18 @@ def toy_hybrid() -> ModelConfig:
         attention=AttentionConfig(heads=2, kv_heads=1, head_width=4),
         mamba=MambaConfig(heads=4, head_width=4, state=4, chunk=8),
         ffn=MoEConfig(experts=2, top_k=1, hidden=8, shared=1),
+        context=64,
+    )
+
+
+def toy_transmamba() -> ModelConfig:
+    """Two TransMamba layers, whose feed-forwards are wide enough to make up for other mixers."""
+    return ModelConfig(
+        vocab_size=VOCABULARY,
+        width=16,
+        pattern="(TF)2",
+        transmamba=TransMambaConfig(heads=2, groups=2, head_width=8, state=8, chunk=8, schedule_length=64),
+        ffn=DenseConfig(hidden=48),
         context=64,
     )
 

@@ -25,22 +25,31 @@ from tandem.recipes.granite import GRANITE
 from tandem.recipes.kernels import measure, measure_ceiling
 from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
+from tandem.recipes.pretrain import read_model_config
 from tandem.recipes.quickstart import fast_precision
+from tandem.recipes.switching import measure_switching, spread, total_ratios
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode", "peers", "kernels", "lengths"]]
+    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "kernels", "lengths"]]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
     2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
-    on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. kernels: each op of a
+    on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. transmamba: layers `T`
+    at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. kernels: each op of a
     layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
     256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, peers on cpu, train and decode on either."""
+    """Where to run: kernels and lengths on cuda, peers on cpu, train, decode and transmamba on either."""
+
+    model: str = "transmamba-nano"
+    """For transmamba: preset, or a file with a model config in JSON."""
+
+    length: int = 4096
+    """For transmamba: tokens of the text."""
 
     out: Path = Path("bench")
     """Directory for the rows and the figure of lengths."""
@@ -60,6 +69,9 @@ def run(argv: Sequence[str]) -> None:
         return
     if arguments.work == "lengths":
         _lengths(arguments.device, arguments.out)
+        return
+    if arguments.work == "transmamba":
+        _transmamba(arguments)
         return
     if arguments.work == "train" and arguments.device == "cuda":
         _train_on_gpu(arguments.device)
@@ -96,6 +108,20 @@ def _peers(rounds: int) -> None:
     for row in rows:
         for cells in row.cells():
             table.add_row(*cells)
+    Console().print(table)
+
+
+def _transmamba(arguments: BenchArguments) -> None:
+    rows = measure_switching(
+        read_model_config(arguments.model), length=arguments.length, device=arguments.device, rounds=arguments.pairs
+    )
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
+    title = f"{arguments.model}, {arguments.length:,} tokens, forward + backward; {where}, torch {torch.__version__}"
+    table = Table("TransPoint", "T ms", "attention ms", "Mamba-2 ms", "T / the two (range)", title=title)
+    for row in rows:
+        table.add_row(*row.cells())
+    table.add_section()
+    table.add_row("all", "", "", "", spread(total_ratios(rows)))
     Console().print(table)
 
 

@@ -38,6 +38,8 @@ class GenerateArguments:
     """Texts to stop before."""
     device: str = "auto"
     """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N."""
+    schedule: tuple[int, ...] | str | None = None
+    """TransPoints of the T layers in place of the model's: a name such as v7, or one a layer."""
     weights: Literal["stored", "int8"] = "stored"
     """int8 rounds the matrices to 8 bits and decodes faster on a CPU; stored takes them as they are."""
 
@@ -50,6 +52,8 @@ def run(argv: Sequence[str]) -> None:
     import tandem
 
     model = tandem.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    if arguments.schedule is not None:
+        model.reschedule(arguments.schedule)
     start = time.perf_counter()
     stream = model.stream(
         prompt,

@@ -23,7 +23,7 @@ _STAGES_FILE = tyro.constructors.PrimitiveConstructorSpec(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainArguments(PretrainConfig):
-    """Train a model from scratch on token shards. Resumes by itself from its run directory.
+    """Train a model on token shards, from scratch or from a model that is there. Resumes by itself from its run directory.
 
     Ctrl-C saves and leaves; the same command goes on. The run directory holds config.json, metrics.jsonl, report.html,
     checkpoints and, at the end, the model.

@@ -3,7 +3,7 @@
 from tandem.evaluate.estimate import Estimate
 from tandem.evaluate.needle import Needle, draw_needle
 from tandem.evaluate.perplexity import Reading, TextScore, measure_text
-from tandem.evaluate.phone_book import PhoneBook, draw_phone_book
+from tandem.evaluate.phone_book import Line, PhoneBook, draw_lines, draw_phone_book, write_phone_book
 from tandem.evaluate.results import Results
 from tandem.evaluate.retrieval import Grid, Outcome, measure_retrieval
 from tandem.evaluate.run import EvaluateConfig, output_file, run_evaluation
@@ -14,6 +14,7 @@ __all__ = [
     "Estimate",
     "EvaluateConfig",
     "Grid",
+    "Line",
     "Needle",
     "Outcome",
     "PhoneBook",
@@ -22,10 +23,12 @@ __all__ = [
     "Sample",
     "Subject",
     "TextScore",
+    "draw_lines",
     "draw_needle",
     "draw_phone_book",
     "measure_retrieval",
     "measure_text",
     "output_file",
     "run_evaluation",
+    "write_phone_book",
 ]

@@ -6,7 +6,7 @@ the whole name decides. A guess that knows the book but not the name is right on
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -29,6 +29,11 @@ _LAST = (
     "Owens Parker Patterson Perez Perry Peterson Phillips Powell Price Ramirez Reed Reynolds Richardson Rivera Roberts Robinson "
     "Rogers Ross Russell Sanchez Sanders Scott Simmons Smith Stevens Stewart Sullivan Taylor Thomas"
 ).split()
+
+NAMES = len(_FIRST) * len(_LAST)
+"""How many names there are."""
+Line = tuple[str, str]
+"""A name and its number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,19 +58,18 @@ class PhoneBook:
     @property
     def most(self) -> int:
         """As many lines as there are names."""
-        return len(_FIRST) * len(_LAST)
+        return NAMES
 
     def prompt(self, units: int, *, chat: bool) -> str:
         """A book of `units` lines, two examples, and the question."""
         lines, asked = self._lines(units)
         examples = _examples(lines, asked)
         name = lines[asked][0]
-        book = "Phone book:\n" + "\n".join(f"{other}: +{digits}" for other, digits in lines)
         if chat:
             shown = ", ".join(f"the number of {other} is +{digits}" for other, digits in examples)
-            return f"{book}\n\nFor example, {shown}. What is the number of {name}? Answer with the number alone."
-        shown = "".join(f"{other}: +{digits}\n" for other, digits in examples)
-        return f"{book}\n\nNumbers asked for:\n{shown}{name}: +"
+            question = f"For example, {shown}. What is the number of {name}? Answer with the number alone."
+            return f"{_book_text(lines)}\n\n{question}"
+        return f"{write_phone_book(lines, examples)}{name}: +"
 
     def decoy(self, units: int) -> str:
         """The number of the nearest line that is no example: those stand in the text twice."""
@@ -78,33 +82,49 @@ class PhoneBook:
         """All numbers of the book."""
         return [digits for _, digits in self._lines(units)[0]]
 
-    def _lines(self, units: int) -> tuple[list[tuple[str, str]], int]:
+    def _lines(self, units: int) -> tuple[list[Line], int]:
         """Names and numbers in the order of the book, and the place of the one asked for."""
         (name, _), *others = _book(self.seed).lines(units)
         asked = round(self.depth * (units - 1))
         return [*others[:asked], (name, self.answer), *others[asked:]], asked
 
 
-def _examples(lines: list[tuple[str, str]], asked: int) -> list[tuple[str, str]]:
+def write_phone_book(lines: Sequence[Line], asked: Sequence[Line]) -> str:
+    """A book, and under it numbers that are asked for: the prompt of `PhoneBook` up to its question."""
+    return f"{_book_text(lines)}\n\nNumbers asked for:\n" + "".join(f"{name}: +{digits}\n" for name, digits in asked)
+
+
+def _book_text(lines: Sequence[Line]) -> str:
+    return "Phone book:\n" + "\n".join(f"{name}: +{digits}" for name, digits in lines)
+
+
+def draw_lines(generator: random.Random) -> Iterator[Line]:
+    """Names, each once, with random numbers, until there are no more names."""
+    seen: set[str] = set()
+    while len(seen) < NAMES:
+        name = f"{generator.choice(_FIRST)} {generator.choice(_LAST)}"
+        if name not in seen:
+            seen.add(name)
+            yield name, number(generator)
+
+
+def _examples(lines: list[Line], asked: int) -> list[Line]:
     """Two other lines, from the middle of either half, so that they stand in the book at every size."""
     others = lines[:asked] + lines[asked + 1 :]
     return [others[len(others) // 4], others[len(others) * 3 // 4]]
 
 
 class _Book:
-    """Names, each once, with random numbers; drawn as far as somebody has read."""
+    """Lines drawn as far as somebody has read."""
 
     def __init__(self, seed: int) -> None:
-        self._generator = random.Random(seed)
-        self._numbers: dict[str, str] = {}
+        self._more = draw_lines(random.Random(seed))
+        self._drawn: list[Line] = []
 
-    def lines(self, count: int) -> list[tuple[str, str]]:
-        """The first lines, as (name, number)."""
-        while len(self._numbers) < count:
-            name = f"{self._generator.choice(_FIRST)} {self._generator.choice(_LAST)}"
-            if name not in self._numbers:
-                self._numbers[name] = number(self._generator)
-        return list(islice(self._numbers.items(), count))
+    def lines(self, count: int) -> list[Line]:
+        """The first lines."""
+        self._drawn += islice(self._more, max(0, count - len(self._drawn)))
+        return self._drawn[:count]
 
 
 _book = lru_cache(maxsize=8)(_Book)

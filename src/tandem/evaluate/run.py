@@ -66,6 +66,9 @@ class EvaluateConfig:
     fewshot: int | None = None
     """For lm-eval tasks: examples in front; what the task says when left out."""
 
+    schedule: tuple[int, ...] | str | None = None
+    """TransPoints of the T layers in place of the model's: a name such as v7, or one a layer."""
+
     limit: int | None = None
     """For lm-eval tasks: only the first items of each."""
 
@@ -132,7 +135,8 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
     Each cell is written when it is done, so after Ctrl-C the same call goes on, to the same numbers.
 
     Raises:
-        ValueError: an unknown model, text or task, a length that a task cannot fill, or an output file of something else.
+        ValueError: an unknown model, text or task, a schedule for a model without T layers, a length that a task cannot fill,
+            or an output file of something else.
         ImportError: a task of lm-eval without lm-eval.
     """
     device = hub.choose_device(config.device)
@@ -142,6 +146,8 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
     subject = Subject.load(
         model, dtype=config.dtype, device=device, thinking=config.thinking, answer_tokens=config.answer_tokens
     )
+    if config.schedule is not None:
+        subject = subject.rescheduled(config.schedule)
     results = Results(output_file(model, config.output), _header(model, subject, device))
 
     def missing(cells: Sequence[Cell]) -> list[Cell]:

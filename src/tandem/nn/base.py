@@ -64,8 +64,8 @@ class RMSNorm(nn.Module):
         return add_rms_norm(x_TD, y_TD, scale, self.weight, self.eps, dtype)
 
     def record(self, program: StepProgram, x_SD: Tensor, gain: float = 1.0) -> Tensor:
-        """Writes `forward` without gate or groups, times `gain`, down as part of a decode step."""
-        return program.norm(x_SD, self.weight, self.eps, gain)
+        """Writes `forward` without gate, times `gain`, down as part of a decode step."""
+        return program.norm(x_SD, self.weight, self.eps, gain, self.groups)
 
 
 class Float32Island(nn.Module):

@@ -88,6 +88,11 @@ class SSMSlots:
         """The first slots: the same memory, not a copy."""
         return SSMSlots(self.state_SHPN[:slots], self.halo_SWC[:slots])
 
+    def restart(self) -> None:
+        """Forgets everything."""
+        self.state_SHPN.zero_()
+        self.halo_SWC.zero_()
+
     def load(self, other: "SSMSlots") -> None:
         """Copies other slots over the first of these."""
         self.state_SHPN[: len(other.state_SHPN)] = other.state_SHPN
@@ -102,12 +107,14 @@ class TransSlots(SSMSlots):
         k_SLGW: keys as attention reads them, turned by RoPE where it is used; no capacity after `release`.
         dt_SLH: step sizes beside them, where they are converted at the TransPoint; None where the state runs along.
         transpoint: the capacity never grows beyond it.
+        has_crossed: some document has reached it; is_released: all have, and nothing is kept for attention any more.
     """
 
     k_SLGW: Tensor
     v_SLGW: Tensor
     dt_SLH: Tensor | None
     transpoint: int
+    has_crossed: bool = False
     is_released: bool = False
 
     @classmethod
@@ -118,7 +125,7 @@ class TransSlots(SSMSlots):
         ssm = SSMSlots.empty(config, slots, dtype, device)
         k_SLGW, v_SLGW = torch.empty(2, slots, 0, config.groups, config.attention_width, dtype=dtype, device=device)
         dt_SLH = ssm.state_SHPN.new_empty(slots, 0, config.heads) if config.keeps_steps else None
-        return cls(ssm.state_SHPN, ssm.halo_SWC, k_SLGW, v_SLGW, dt_SLH, transpoint, is_released=transpoint == 0)
+        return cls(ssm.state_SHPN, ssm.halo_SWC, k_SLGW, v_SLGW, dt_SLH, transpoint, transpoint == 0, transpoint == 0)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -134,24 +141,42 @@ class TransSlots(SSMSlots):
         Args:
             layout: of these tokens; documents: the slot of each of its documents.
         """
-        self._reserve(max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)))
+        self.reserve(max(layout.ends))
         slot_T = torch.tensor(documents, device=k_TGW.device)[layout.document_T]
         self.k_SLGW[slot_T, layout.position_T] = k_TGW.to(self.k_SLGW.dtype)
         self.v_SLGW[slot_T, layout.position_T] = v_TGW.to(self.v_SLGW.dtype)
         if self.dt_SLH is not None:
             self.dt_SLH[slot_T, layout.position_T] = dt_TH.to(self.dt_SLH.dtype)
 
-    def release(self) -> None:
-        """Gives keys and values back: all documents are behind the TransPoint, and memory is constant from here on."""
+    def reserve(self, tokens: int) -> None:
+        """Grows the capacity to at least `tokens` of each document, or to the TransPoint."""
+        capacity = self.k_SLGW.shape[1]
+        if capacity < min(tokens, self.transpoint):
+            grown = min(max(tokens, 2 * capacity, 64), self.transpoint)
+            self.k_SLGW, self.v_SLGW = _grow(self.k_SLGW, grown), _grow(self.v_SLGW, grown)
+            self.dt_SLH = None if self.dt_SLH is None else _grow(self.dt_SLH, grown)
+
+    def arrive(self, lengths: Sequence[int]) -> None:
+        """Says how many tokens the slots hold now; once all are behind the TransPoint, keys and values are given back."""
+        self.has_crossed = max(lengths) >= self.transpoint
+        if self.is_released or min(lengths) < self.transpoint:
+            return
         self.is_released = True
         self.k_SLGW, self.v_SLGW = self.k_SLGW[:, :0].clone(), self.v_SLGW[:, :0].clone()
         if self.dt_SLH is not None:
             self.dt_SLH = self.dt_SLH[:, :0].clone()
 
+    def restart(self) -> None:
+        """Forgets everything."""
+        SSMSlots.restart(self)  # super() does not find its way in a class with slots
+        self.has_crossed = self.is_released = self.transpoint == 0
+
     def select(self, slots: Tensor) -> "TransSlots":
         """A copy of some slots."""
         kept = self.k_SLGW[slots], self.v_SLGW[slots], None if self.dt_SLH is None else self.dt_SLH[slots]
-        return TransSlots(self.state_SHPN[slots], self.halo_SWC[slots], *kept, self.transpoint, self.is_released)
+        return TransSlots(
+            self.state_SHPN[slots], self.halo_SWC[slots], *kept, self.transpoint, self.has_crossed, self.is_released
+        )
 
     def kv_bytes(self, lengths: Sequence[int]) -> int:
         """Bytes in use of what is kept for attention, for slots that hold so many tokens."""
@@ -160,13 +185,6 @@ class TransSlots(SSMSlots):
         per_token = 2 * self.k_SLGW[0].shape[1:].numel() * self.k_SLGW.element_size()
         per_token += 0 if self.dt_SLH is None else self.dt_SLH.shape[2] * self.dt_SLH.element_size()
         return per_token * sum(length for length in lengths if length < self.transpoint)
-
-    def _reserve(self, tokens: int) -> None:
-        capacity = self.k_SLGW.shape[1]
-        if tokens > capacity:
-            grown = min(max(tokens, 2 * capacity, 64), self.transpoint)
-            self.k_SLGW, self.v_SLGW = _grow(self.k_SLGW, grown), _grow(self.v_SLGW, grown)
-            self.dt_SLH = None if self.dt_SLH is None else _grow(self.dt_SLH, grown)
 
 
 Slots = KVSlots | SSMSlots | TransSlots

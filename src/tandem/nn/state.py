@@ -126,7 +126,7 @@ class DecodeState:
             setattr(state.layers[int(layer)], field_name, tensor)
         for slots in state.layers:
             if isinstance(slots, TransSlots):
-                slots.is_released = min(state.lengths) >= slots.transpoint
+                slots.arrive(state.lengths)
         return state
 
     @property

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from tandem.nn.slots import KVSlots
+from tandem.nn.slots import KVSlots, TransSlots
 from tandem.nn.state import DecodeState
 from tandem.ops import StepProgram, StepUnsupportedError
 
@@ -36,11 +36,16 @@ def recorded_logits(model: "HybridLM", tokens_S: Tensor, state: DecodeState) -> 
     if torch.is_autocast_enabled("cpu") or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return None
     for slots in state.layers:
-        if isinstance(slots, KVSlots):
+        if isinstance(slots, KVSlots) or (isinstance(slots, TransSlots) and not slots.is_released):
             slots.reserve(max(state.lengths) + 1)
     if state.step is None or not state.step.is_current(model, state):
         state.step = RecordedStep(model, state)
-    return state.step.run(tokens_S.tolist(), state.lengths)
+    logits_SV = state.step.run(tokens_S.tolist(), state.lengths)
+    if logits_SV is not None:
+        for slots in state.layers:
+            if isinstance(slots, TransSlots):
+                slots.arrive([length + 1 for length in state.lengths])
+    return logits_SV
 
 
 class RecordedStep:
@@ -102,7 +107,9 @@ def _settings(model: "HybridLM") -> tuple[Any, ...]:
 
 
 def _state_pointers(state: DecodeState) -> list[int]:
-    return [tensor.data_ptr() for slots in state.layers if slots is not None for tensor in slots.tensors]
+    """Where the state lies, and on which side of their TransPoints its documents are."""
+    pointers = [tensor.data_ptr() for slots in state.layers if slots is not None for tensor in slots.tensors]
+    return pointers + [slots.has_crossed for slots in state.layers if isinstance(slots, TransSlots)]
 
 
 def _is_ours(module: nn.Module) -> bool:

@@ -69,18 +69,29 @@ class TransMamba(Mamba):
         dt_TH = step_sizes(dt_TH, self.island.dt_bias, self.limits)
         x_THP, dt_TH, B_TGN, C_TGN = (_ordered(t, split) for t in (x_THP, dt_TH, B_TGN, C_TGN))
         mixed = self._mix(x_THP, dt_TH, B_TGN, C_TGN, split, state)
-        if state is not None and not state.is_released and min(layout.ends) >= self.transpoint:
-            state.release()
+        if state is not None:
+            state.arrive(layout.ends)
         y_TD = self.out(self._finish(mixed, z_ZI))
         return y_TD if split.order is None else move_rows(y_TD, *reversed(split.order))
 
     def record(self, program: StepProgram, x_SD: Tensor, slots: TransSlots) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes a step behind the TransPoint down, which is one of Mamba-2; before it the layers step one by one."""
-        if not (slots.is_released and self._steps_as_mamba()):
-            raise StepUnsupportedError(
-                "a TransMamba layer before its TransPoint, or with options that Mamba-2 does not have"
-            )
-        return super().record(program, x_SD, slots)
+        """Writes a step down whose documents are all before the TransPoint, or all behind it."""
+        if not self._steps_as_mamba():
+            raise StepUnsupportedError("a TransMamba layer with options that Mamba-2 does not have")
+        if slots.is_released:
+            return super().record(program, x_SD, slots)
+        config, island = self.config, self.island
+        fits = config.state == config.value_width and config.skip == "ssm" and config.gate == "ssm" and config.convert
+        if slots.has_crossed or config.keeps_steps or not fits:
+            raise StepUnsupportedError("a TransMamba layer whose documents are on both sides, or with options")
+        weights, decays = (self.conv_weight, self.conv_bias, self.norm.weight), (island.A_log, island.dt_bias, island.D)
+        halo_SWC, state_SHPN, k_SLGW, v_SLGW = slots.tensors
+        qkv_SC = program.mamba_before_attention(
+            self.into.record(program, x_SD), weights, decays, (halo_SWC, state_SHPN), self.limits
+        )
+        rotation = None if self.rope is None else (self.rope.frequency_K, self.rope.amplitude)
+        y_SI = program.attention(qkv_SC, (k_SLGW, v_SLGW), config.groups, None, rotation, config.scale)
+        return self.out.record(program, self.norm.record(program, y_SI) if config.norm == "both" else y_SI)
 
     def _steps_as_mamba(self) -> bool:
         config = self.config
@@ -149,7 +160,7 @@ class TransMamba(Mamba):
             q_TGN, k_TGN = (self.rope(t, layout.position_T) for t in (q_TGN, k_TGN))
         width = config.attention_width
         v_TGV = x_THP.reshape(len(x_THP), config.groups, -1)
-        q_TGW, k_TGW, v_TGW = (F.pad(t, (0, width - t.shape[-1])) for t in (q_TGN, k_TGN, v_TGV))
+        q_TGW, k_TGW, v_TGW = (_padded(t, width) for t in (q_TGN, k_TGN, v_TGV))
         scale = config.state**-0.5 if config.scale is None else config.scale
         if state is not None:
             state.append(k_TGW, v_TGW, dt_TH, layout, split.before_documents)
@@ -254,6 +265,10 @@ def _behind(rows: Tensor, split: Split) -> Tensor:
     if split.order is None:
         return rows[split.first :]
     return move_rows(rows, *split.order_behind)
+
+
+def _padded(t: Tensor, width: int) -> Tensor:
+    return t if t.shape[-1] == width else F.pad(t, (0, width - t.shape[-1]))
 
 
 def _slots(cache: Tensor, documents: Sequence[int]) -> Tensor:

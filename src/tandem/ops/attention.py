@@ -33,9 +33,13 @@ def causal_attention(
     if q_THP.shape[1] % k_TGP.shape[1]:
         raise ValueError(f"q has {q_THP.shape[1]} heads, not a multiple of the {k_TGP.shape[1]} of k and v")
     if isinstance(layout, FixedLayout) and q_THP.is_cuda:
-        return _attend_within(q_THP, k_TGP, v_TGP, layout.bounds_S, scale)
+        if not _flash_takes(q_THP):
+            raise NotKeptError(f"FlashAttention takes no heads of width {q_THP.shape[2]} in {q_THP.dtype}")
+        return _attend_within(q_THP, k_TGP, v_TGP, layout.bounds_S, len(q_THP), scale)
     if len(set(layout.lengths)) == 1:  # equal documents are one batch
         return _attend(q_THP, k_TGP, v_TGP, layout.documents, scale)
+    if q_THP.is_cuda and _flash_takes(q_THP):
+        return _attend_within(q_THP, k_TGP, v_TGP, layout.bounds_S, max(layout.lengths), scale)
     lengths = [length for length in layout.lengths if length]
     documents = zip(q_THP.split(lengths), k_TGP.split(lengths), v_TGP.split(lengths), strict=True)
     return torch.cat([_attend(q, k, v, 1, scale) for q, k, v in documents])
@@ -48,16 +52,23 @@ def _attend(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, documents: int, scale: 
     return y_SHTP.transpose(1, 2).reshape(q_THP.shape)
 
 
-def _attend_within(q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, bounds_S: Tensor, scale: float | None) -> Tensor:
+def _attend_within(
+    q_THP: Tensor, k_TGP: Tensor, v_TGP: Tensor, bounds_S: Tensor, longest: int, scale: float | None
+) -> Tensor:
     """The same by FlashAttention's form for packed documents, which reads where they begin on the device.
 
     The operator below PyTorch's `varlen_attn`, which in its release 2.11 takes neither shared keys nor a scale.
+
+    Args:
+        longest: no document has more tokens.
     """
-    T, _, P = q_THP.shape
-    if q_THP.dtype not in (torch.bfloat16, torch.float16) or P % 8 or P > 256:
-        raise NotKeptError(f"FlashAttention takes no heads of width {P} in {q_THP.dtype}")
     attend = torch.ops.aten._flash_attention_forward
-    return attend(q_THP, k_TGP, v_TGP, bounds_S, bounds_S, T, T, 0.0, True, False, scale=scale)[0]
+    return attend(q_THP, k_TGP, v_TGP, bounds_S, bounds_S, longest, longest, 0.0, True, False, scale=scale)[0]
+
+
+def _flash_takes(q_THP: Tensor) -> bool:
+    P = q_THP.shape[2]
+    return q_THP.dtype in (torch.bfloat16, torch.float16) and P % 8 == 0 and P <= 256
 
 
 def cached_attention(

@@ -120,6 +120,15 @@ class SequenceLayout:
             return self._arange_S
         return self.lengths_S.cumsum(0) - self.lengths_S
 
+    @property
+    def bounds_S(self) -> Tensor:
+        """Where each document begins, and where the last one ends: S + 1 numbers, int32."""
+        return self._bounds_S
+
+    @cached_property
+    def _bounds_S(self) -> Tensor:
+        return self._table(_bounds(self.lengths).tolist()).int()
+
     @cached_property
     def last_S(self) -> Tensor:
         """Index of each document's last token in the packed order."""

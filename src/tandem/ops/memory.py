@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
+from tandem.ops.cpu.ssd import convert as cpu_convert
 from tandem.ops.layout import SequenceLayout
 from tandem.ops.ssd import ChunkRecurrence, chunk_states, to_chunks, wide_dtype
 from tandem.ops.triton.support import triton_for
@@ -66,7 +68,10 @@ def convert_memory(
 def _convert(
     K_TGN: Tensor, V_THP: Tensor, dt_TH: Tensor, A_H: Tensor, layout: SequenceLayout, state: Tensor | None
 ) -> Tensor:
-    if not layout.is_step and triton_for(K_TGN, V_THP, dt_TH, A_H, state):
+    fits = K_TGN.dtype == V_THP.dtype and V_THP.shape[1] == dt_TH.shape[1] and not layout.is_step
+    if fits and kernels_for(K_TGN, V_THP, dt_TH, A_H, state):
+        return cpu_convert(K_TGN, V_THP, dt_TH, A_H, layout, state)
+    if fits and triton_for(K_TGN, V_THP, dt_TH, A_H, state):
         from tandem.ops.triton.memory import convert, convert_is_supported
 
         if convert_is_supported(K_TGN, V_THP, dt_TH, layout):

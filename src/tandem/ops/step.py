@@ -82,16 +82,17 @@ class StepProgram:
 
     def add(self, x_SD: Tensor, y_SD: Tensor, scale: float) -> None:
         """X += scale · y."""
-        sizes = (self.slots, x_SD.shape[1], FORMATS[self.dtype])
+        sizes = (self.slots, x_SD.shape[1], 1, FORMATS[self.dtype])
         self._do(instructions.AddNorm(*sizes, 0.0, scale, 1.0, None, pointer(y_SD), pointer(x_SD), None))
 
-    def norm(self, x_SD: Tensor, weight_D: Tensor, eps: float, gain: float = 1.0) -> Tensor:
-        """Gain · `rms_norm` of x. One instruction with an `add` to x just before it: fewer places where threads wait."""
+    def norm(self, x_SD: Tensor, weight_D: Tensor, eps: float, gain: float = 1.0, groups: int = 1) -> Tensor:
+        """Gain · `rms_norm` of x, in groups. One instruction with an `add` to x just before it: fewer places where threads wait."""
         out_SD, last = self._room(x_SD.shape[1]), self._instructions[-1]
         if not (isinstance(last, instructions.AddNorm) and last.x == pointer(x_SD) and last.out is None):
-            last = instructions.AddNorm(self.slots, x_SD.shape[1], FORMATS[self.dtype], x=pointer(x_SD))
+            last = instructions.AddNorm(self.slots, x_SD.shape[1], groups, FORMATS[self.dtype], x=pointer(x_SD))
             self._do(last)
-        last.eps, last.gain, last.weight, last.out = eps, gain, self._pointer(weight_D), pointer(out_SD)
+        last.groups, last.eps, last.gain = groups, eps, gain
+        last.weight, last.out = self._pointer(weight_D), pointer(out_SD)
         return out_SD
 
     def linear(self, x_SD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -144,20 +145,44 @@ class StepProgram:
         Args:
             weights: taps (C, W), bias (C) or None, and weight of the norm (I).
         """
+        y_SI = self._room(len(weights[2]))
+        self._mamba(projected_SO, weights, decays, norm, slots, limits, y_SI)
+        return y_SI
+
+    def mamba_before_attention(
+        self,
+        projected_SO: Tensor,
+        weights: tuple[Tensor, Tensor | None, Tensor],
+        decays: tuple[Tensor, Tensor, Tensor],
+        slots: tuple[Tensor, Tensor],
+        limits: tuple[float, float],
+    ) -> Tensor:
+        """Moves halo and state on as `mamba` does, and gives the rows [C | B | x] behind the convolution to `attention`."""
+        qkv_SC = self._room(len(weights[0]))
+        self._mamba(projected_SO, weights, decays, (0.0, 1), slots, limits, None, qkv_SC)
+        return qkv_SC
+
+    def _mamba(
+        self,
+        projected_SO: Tensor,
+        weights: tuple[Tensor, Tensor | None, Tensor],
+        decays: tuple[Tensor, Tensor, Tensor],
+        norm: tuple[float, int],
+        slots: tuple[Tensor, Tensor],
+        limits: tuple[float, float],
+        y_SI: Tensor | None,
+        qkv_SC: Tensor | None = None,
+    ) -> None:
         (halo_SWC, state_SHPN), (taps_CW, bias_C, norm_I) = slots, weights
         bias_C = taps_CW.new_zeros(len(taps_CW)) if bias_C is None else bias_C
         if {t.dtype for t in (*decays, state_SHPN)} != {torch.float32}:
             raise StepUnsupportedError("decays and states that are not float32")
         for tensor in (taps_CW, bias_C, norm_I, halo_SWC):
             self._pointer(tensor)
-        scratch_SC, y_SI = torch.empty(self.slots, len(taps_CW)), self._room(len(norm_I))
+        scratch_SC, middle = torch.empty(self.slots, len(taps_CW)), (taps_CW, bias_C, norm_I)
         self._keep(*decays, state_SHPN, scratch_SC)
-        self._do(
-            decode.mamba_instruction(
-                projected_SO, (taps_CW, bias_C, norm_I), decays, norm, halo_SWC, state_SHPN, limits, scratch_SC, y_SI
-            )
-        )
-        return y_SI
+        made = (scratch_SC, y_SI, qkv_SC)
+        self._do(decode.mamba_instruction(projected_SO, middle, decays, norm, halo_SWC, state_SHPN, limits, *made))
 
     def attention(
         self,

@@ -1,11 +1,15 @@
-"""The picture of why hybrids are built: bytes of decode state of one sequence against its length."""
+"""Pictures: why hybrids are built, the decode state of a sequence against its length; and where TransMamba should switch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tandem.nn import ModelConfig
 from tandem.plan.memory import crossing, memory
+from tandem.plan.timing import MeasuredCost
+from tandem.plan.transpoints import TransPointCost
 from tandem.plan.twins import all_attention
+from tandem.report import atomic_path
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -29,32 +33,95 @@ def state_figure(config: ModelConfig, path: Path, *, title: str, context: int, v
     Returns:
         path.
     """
+    axes = _axes()
+    hybrid = memory(config, value_bytes=value_bytes)
+    contexts = _contexts(context, [transpoint for transpoint, _ in hybrid.kv_until])
+    has_twin = bool(config.attention or config.transmamba)
+    if has_twin:
+        twin = memory(all_attention(config), value_bytes=value_bytes)
+        axes.plot(contexts, [twin.sequence(n) for n in contexts], color="#b3541e", label="all-attention twin")
+    axes.plot(contexts, [hybrid.sequence(n) for n in contexts], color="#1f5f8b", linewidth=2.2, label=title)
+    if has_twin and {"M", "T"} & set(config.layers):
+        _mark_crossing(axes, config, value_bytes)
+    _label(axes)
+    axes.set_title(f"Decode state of one sequence: {title}")
+    return _save(axes, path)
+
+
+def transpoints_figure(
+    path: Path,
+    formula: TransPointCost,
+    counted: TransPointCost,
+    measured: MeasuredCost | None = None,
+    *,
+    title: str,
+    transpoints: Sequence[int] = (),
+) -> Path:
+    """Draws the cost of a `T` layer against its TransPoint, pure attention being 1, as in the paper's Fig. 4a.
+
+    Args:
+        formula: the paper's operations. counted: those of the layer. measured: seconds here, with the range of its rounds.
+        transpoints: those of a schedule, marked on the curves.
+    Returns:
+        path.
+    """
+    axes = _axes()
+    _cost_curve(axes, formula, transpoints, color="#1f5f8b", label="the paper's formula")
+    _cost_curve(axes, counted, transpoints, color="#3f8f74", label="operations counted")
+    if measured is not None:
+        x = _grid(formula.context)
+        rounds = [[cost.layer(point) / cost.attention for point in x] for cost in measured.in_rounds]
+        band = [[end(values) for values in zip(*rounds, strict=True)] for end in (min, max)]
+        axes.fill_between(x, *band, color="#b3541e", alpha=0.2, linewidth=0)
+        _cost_curve(axes, measured.cost, transpoints, color="#b3541e", label=f"time measured ({measured.where})")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(_tokens)
+    axes.set_xticks([formula.context * eighth / 8 for eighth in range(9)])
+    axes.set_xlabel(f"TransPoint of a layer, tokens of {formula.context:,}")
+    axes.set_ylabel("cost of a layer ÷ pure attention")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.legend(frameon=False)
+    axes.set_title(f"Where to switch: {title}")
+    return _save(axes, path)
+
+
+def _cost_curve(axes: Any, cost: TransPointCost, transpoints: Sequence[int], *, color: str, label: str) -> None:
+    """The curve, a dot at each TransPoint within the sequence, and a ring at the optimum."""
+    x = _grid(cost.context)
+    dots = sorted({min(point, cost.context) for point in transpoints})
+    label = f"{label}: P* = {cost.optimum:,.0f}"
+    axes.plot(x, [cost.layer(point) / cost.attention for point in x], color=color, linewidth=2.0, label=label)
+    axes.plot(dots, [cost.layer(point) / cost.attention for point in dots], "o", color=color, markersize=4)
+    ring = {"color": color, "markerfacecolor": "white", "markeredgewidth": 2.0, "markersize": 9, "zorder": 3}
+    axes.plot([cost.optimum], [cost.least / cost.attention], "o", **ring)
+
+
+def _grid(context: int) -> list[float]:
+    """TransPoints close enough to one another for a smooth curve; the last two are both sides of never switching."""
+    return [context * step / 256 for step in range(256)] + [context * (1 - 1e-9), float(context)]
+
+
+def _axes() -> Any:
     # matplotlib takes longer to import than the rest of the verb takes to answer
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    contexts = _contexts(context)
-    hybrid = memory(config, value_bytes=value_bytes)
-    if config.attention is not None:
-        twin = memory(all_attention(config), value_bytes=value_bytes)
-        axes.plot(contexts, [twin.sequence(n) for n in contexts], color="#b3541e", label="all-attention twin")
-    axes.plot(contexts, [hybrid.sequence(n) for n in contexts], color="#1f5f8b", linewidth=2.2, label=title)
-    if config.attention is not None and "M" in config.layers:
-        _mark_crossing(axes, config, value_bytes)
-    _label(axes)
-    axes.set_title(f"Decode state of one sequence: {title}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=144)
+    return figure.subplots()
+
+
+def _save(axes: Any, path: Path) -> Path:
+    with atomic_path(path) as temporary:
+        axes.figure.savefig(temporary, dpi=144)
     return path
 
 
-def _contexts(context: int) -> list[int]:
-    """Powers of two from 64 tokens up to the context asked for, which is always the last."""
-    powers = [2**n for n in range(6, 64) if 2**n < context]
-    return [*powers, context]
+def _contexts(context: int, transpoints: Sequence[int]) -> list[int]:
+    """Powers of two from 64 tokens up to the context asked for, and both sides of every step at a TransPoint."""
+    powers = [2**n for n in range(6, 64)]
+    steps = [n for transpoint in transpoints for n in (transpoint - 1, transpoint) if n >= 64]
+    return sorted({n for n in powers + steps if n < context} | {context})
 
 
 def _mark_crossing(axes: Any, config: ModelConfig, value_bytes: int) -> None:
@@ -72,9 +139,13 @@ def _mark_crossing(axes: Any, config: ModelConfig, value_bytes: int) -> None:
 def _label(axes: Any) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda n, _: f"{n / 1024:g}K" if n >= 1024 else f"{n:g}")
+    axes.xaxis.set_major_formatter(_tokens)
     axes.yaxis.set_major_formatter(lambda n, _: readable_bytes(n))
     axes.set_xlabel("context, tokens")
     axes.set_ylabel("bytes a sequence")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.legend(frameon=False)
+
+
+def _tokens(count: float, _: int) -> str:
+    return f"{count / 1024:g}K" if count >= 1024 else f"{count:g}"

@@ -17,12 +17,18 @@ from tandem.plan.parameters import shape_of
 FORMULAS = {
     "attention": "4·D·(H + G)·P + 4·H·P·T_eff",
     "mamba": "2·D·(3·I + 2·G·N + H) + 2·K·(I + 2·G·N) + 2·Q·(G·N + I) + 4·I·N",
+    "transmamba": "2·D·(2·I + 2·G·N + H) + 2·K·(I + 2·G·N); before P: 2·(G·N + I)·T_eff + 2·I·N; "
+    "behind: 2·D·I + 2·Q·(G·N + I) + 4·I·N",
     "dense": "6·D·F",
     "mixture": "6·D·F·(k + S) + 2·D·E",
     "head": "2·D·V",
 }
-"""Forward operations a token; a feed-forward without a gate has 4 in place of 6. Letters as in `tandem.plan.parameters`; T_eff: tokens a token sees, itself included, on
-average over the document, (T + 1) / 2 for one of T tokens; Q: tokens in a chunk."""
+"""Forward operations a token; a feed-forward without a gate has 4 in place of 6. Letters as in `tandem.plan.parameters`; T_eff: tokens
+that a token sees, itself included, on average over those with attention, (T + 1) / 2 for T of them; Q: tokens in a chunk.
+TransMamba is given as it is by default: gates behind the TransPoint only, and no conversion where a text ends before it."""
+
+
+_MIXERS = {"A": "attention", "M": "mamba", "T": "transmamba"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +74,6 @@ def flops(config: ModelConfig, *, lengths: Sequence[int] | None = None, context:
 
 
 def _kind(config: ModelConfig, symbol: str) -> str:
-    if symbol in "AM":
-        return {"A": "attention", "M": "mamba"}[symbol]
+    if symbol in _MIXERS:
+        return _MIXERS[symbol]
     return "mixture" if isinstance(shape_of(config, symbol), MoEConfig) else "dense"

@@ -4,12 +4,15 @@ Decode, a sequence of T tokens: attention keeps keys and values that grow with T
     KV   = 2 · G · P · b bytes a token and attention layer
     SSM  = H · P · N · 4 bytes a Mamba-2 layer: float32 always, rounding errors of the state add up over a generation
     conv = (K - 1) · (H·P + 2·G·N) · b bytes a Mamba-2 layer
-with b bytes a value (2 in bf16). The letters are those of `tandem.plan.parameters`.
+with b bytes a value (2 in bf16). TransMamba has a state as Mamba-2 does, and before its TransPoint keeps keys and
+values beside it, 2 · G · max(N, H·P / G) · b bytes a token (and 4 · H for step sizes that are converted at the TransPoint),
+which it then drops. The letters are those of `tandem.plan.parameters`.
 """
 
+import math
 from dataclasses import dataclass
 
-from tandem.nn import ModelConfig
+from tandem.nn import MambaConfig, ModelConfig, TransMambaConfig
 from tandem.plan.activations import activation_bytes
 from tandem.plan.parallel import ParallelLayout
 from tandem.plan.parameters import layer_parameters
@@ -23,9 +26,10 @@ class Memory:
     """Bytes of a model in use.
 
     Attributes:
-        kv_per_token: keys and values that one token adds to a sequence's decode state.
+        kv_per_token: keys and values that one token adds to a sequence's decode state in attention layers.
         ssm_per_sequence, conv_per_sequence: decode state of one sequence, whatever its length.
         weights, gradients, optimizer, activations: training, on the fullest device of the layout.
+        kv_until: TransPoint of each TransMamba layer, and the bytes that a token adds there before it.
     """
 
     kv_per_token: int
@@ -35,6 +39,7 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    kv_until: tuple[tuple[int, int], ...] = ()
 
     @property
     def fixed_per_sequence(self) -> int:
@@ -48,7 +53,11 @@ class Memory:
 
     def sequence(self, context: int) -> int:
         """Decode state of one sequence of `context` tokens."""
-        return self.fixed_per_sequence + self.kv_per_token * context
+        return self.fixed_per_sequence + self.kv_per_token_at(context) * context
+
+    def kv_per_token_at(self, context: int) -> int:
+        """Keys and values of each token of a sequence of `context` tokens, in all layers that have not switched."""
+        return self.kv_per_token + sum(size for transpoint, size in self.kv_until if context < transpoint)
 
 
 def memory(config: ModelConfig, layout: ParallelLayout | None = None, *, value_bytes: int = 2) -> Memory:
@@ -67,20 +76,22 @@ def memory(config: ModelConfig, layout: ParallelLayout | None = None, *, value_b
     """
     layout = layout or ParallelLayout()
     layout.check(config)
-    attention, mamba = config.attention, config.mamba
+    attention, trans = config.attention, config.transmamba
     kv = 2 * attention.kv_heads * attention.head_width * value_bytes if attention else 0
-    ssm = mamba.inner * mamba.state * _FLOAT32 if mamba else 0
-    conv = (mamba.conv - 1) * mamba.conv_width * value_bytes if mamba else 0
+    until = _before_transpoint(trans, value_bytes) if trans else 0
+    shapes = [shape for shape in map(config.shape_of, config.layers) if isinstance(shape, MambaConfig)]
+    recurrent = [recurrent_bytes(shape, value_bytes) for shape in shapes]
     stages = [_stage(config, layout, index, value_bytes) for index in range(layout.pipeline)]
     weights, gradients, optimizer, activations = max(stages, key=sum)
     return Memory(
         kv_per_token=kv * config.layers.count("A"),
-        ssm_per_sequence=ssm * config.layers.count("M"),
-        conv_per_sequence=conv * config.layers.count("M"),
+        ssm_per_sequence=sum(ssm for ssm, _ in recurrent),
+        conv_per_sequence=sum(conv for _, conv in recurrent),
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
+        kv_until=tuple((transpoint, until) for transpoint in config.transpoints),
     )
 
 
@@ -88,13 +99,30 @@ def crossing(config: ModelConfig, *, value_bytes: int = 2) -> float:
     """Context in tokens from which on a hybrid's decode state is smaller than its all-attention twin's.
 
     Raises:
-        ValueError: no attention shape, or no Mamba-2 layer, so that the two never cross.
+        ValueError: no attention shape, or no layer of Mamba-2 or TransMamba, so that the two never cross.
     """
-    if "M" not in config.layers:
-        raise ValueError(f"model.pattern={config.pattern!r} has no M layer; its all-attention twin is itself")
+    if not {"M", "T"} & set(config.layers):
+        raise ValueError(f"model.pattern={config.pattern!r} has no M or T layer; its all-attention twin is itself")
     hybrid = memory(config, value_bytes=value_bytes)
     twin = memory(all_attention(config), value_bytes=value_bytes)
-    return hybrid.fixed_per_sequence / (twin.kv_per_token - hybrid.kv_per_token)
+    # Between two TransPoints both are straight lines, and the hybrid only drops where it passes one.
+    starts = sorted({0, *(transpoint for transpoint, _ in hybrid.kv_until)})
+    return next(
+        max(start, hybrid.fixed_per_sequence / saved)
+        for start, end in zip(starts, [*starts[1:], math.inf], strict=True)
+        if (saved := twin.kv_per_token - hybrid.kv_per_token_at(start)) > 0 and hybrid.fixed_per_sequence / saved < end
+    )
+
+
+def recurrent_bytes(shape: MambaConfig, value_bytes: int = 2) -> tuple[int, int]:
+    """Decode state of one sequence in one layer, whatever its length: bytes of the SSM's state, and of the convolution's."""
+    return shape.inner * shape.state * _FLOAT32, (shape.conv - 1) * shape.conv_width * value_bytes
+
+
+def _before_transpoint(shape: TransMambaConfig, value_bytes: int) -> int:
+    """Bytes a token of keys, values and step sizes; the narrower of keys and values is filled up with zeros."""
+    steps = _FLOAT32 * shape.heads if shape.cache == "convert" and shape.convert else 0
+    return 2 * shape.groups * max(shape.state, shape.value_width) * value_bytes + steps
 
 
 def _stage(config: ModelConfig, layout: ParallelLayout, index: int, value_bytes: int) -> tuple[int, int, int, int]:

@@ -37,7 +37,7 @@ def _train_config() -> TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainConfig:
-    """Train a model from scratch on token shards. Resumes by itself from its run directory.
+    """Train a model on token shards, from scratch or from a model that is there. Resumes by itself from its run directory.
 
     Ctrl-C saves and leaves; the same command goes on. The run directory holds config.json, metrics.jsonl, report.html,
     checkpoints and, at the end, the model.
@@ -52,8 +52,14 @@ class PretrainConfig:
     weights: tuple[float, ...] = ()
     """Share of each directory in the mixture, by tokens; equal when empty."""
 
-    model: str = "nano"
-    """A preset, or the path of a JSON file with a model config."""
+    model: str | None = None
+    """A preset, or the path of a JSON file with a model config; `nano` when neither this nor `init` is given."""
+
+    init: str | None = None
+    """Start from this model's weights in place of random ones: a model directory or a bundled checkpoint."""
+
+    schedule: tuple[int, ...] | str | None = None
+    """TransPoints of the T layers in place of the model's: a name such as v7, or one a layer."""
 
     context: int = 512
     """Longest piece of a document in a batch, in tokens."""
@@ -76,6 +82,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data=() names no token shards; give a directory written by `tandem data tokenize`")
+        if self.init is not None and self.model is not None:
+            raise ValueError(f"model={self.model} and init={self.init} both say what the model is; give one of them")
         for name, weights, data in (
             ("weights", self.weights, self.data),
             *((f"stages.{n}.weights", stage.weights, stage.data or self.data) for n, stage in enumerate(self.stages)),
@@ -93,11 +101,12 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
     The run is exactly reproducible from `config.json` on one machine and device with one number of threads.
 
     Raises:
-        ValueError: an unknown model or device, shards that are missing or damaged, a model too small for their vocabulary, or a
-            run directory that was started with other settings than steps and logging.
+        ValueError: an unknown model or device, shards that are missing or damaged, a model too small for their vocabulary or of
+            another tokenizer, a schedule without T layers, or a run directory that was started with other settings than steps
+            and logging.
     """
     device = hub.choose_device(config.device)
-    model_config = read_model_config(config.model)
+    model_config = _architecture(config)
     tokenizer = _tokenizer(config, model_config)
     claim_run_dir(config.run_dir, _plain(config, model_config), _may_change(config))
     model: HybridLM | None = None
@@ -106,8 +115,7 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
         nonlocal model
         # Before every model, so that its first weights do not depend on what an earlier stage has drawn.
         seed_everything(settings.seed)
-        # Made on the CPU, so that the first weights are the same on every device.
-        model = HybridLM(_at_stage(model_config, stage)).to(device)
+        model = _first_model(config, _at_stage(model_config, stage), tokenizer).to(device)
         held_out = _validation(config, stage, model_config.chunk)
         return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
 
@@ -132,6 +140,40 @@ def read_model_config(model: str) -> ModelConfig:
     """
     path = Path(model)
     return ModelConfig.from_json(_read("model", path)) if path.suffix == ".json" else preset(model)
+
+
+def _architecture(config: PretrainConfig) -> ModelConfig:
+    model = read_model_config(config.model or "nano") if config.init is None else hub.read_config(config.init).model
+    return model if config.schedule is None else model.rescheduled(config.schedule)
+
+
+def _first_model(config: PretrainConfig, architecture: ModelConfig, tokenizer: Tokenizer) -> HybridLM:
+    """Made on the CPU, so that the first weights are the same on every device; in float32, whatever the file has."""
+    model = HybridLM(architecture)
+    if config.init is not None:
+        loaded, own, _ = hub.load(config.init, dtype="float32")
+        if not isinstance(own, Tokenizer) or own.fingerprint != tokenizer.fingerprint:
+            raise ValueError(
+                f"init={config.init} reads other ids than those of data={config.data[0]}; tokenize with its own: "
+                f"tandem data tokenize --tokenizer {hub.find(config.init) / 'tokenizer.json'}"
+            )
+        model.load_state_dict(loaded.state_dict())
+    return model
+
+
+def validate_at_start(config: PretrainConfig) -> dict[str, Any]:
+    """What the validation of a run would say before its first step: `loss`, `bits_per_byte` and `tokens`.
+
+    Raises:
+        ValueError: as `run_pretraining`.
+    """
+    device = hub.choose_device(config.device)
+    stage, model_config = config.stages[0] if config.stages else _only_stage(config), _architecture(config)
+    tokenizer = _tokenizer(config, model_config)
+    seed_everything(config.train.seed)
+    model = _first_model(config, _at_stage(model_config, stage), tokenizer).to(device)
+    with repeatable(device):
+        return LanguageModelTask(model, config.train, _validation(config, stage, model_config.chunk)).validate()
 
 
 def read_stages(path: Path) -> tuple[Stage, ...]:

@@ -15,7 +15,8 @@ from rich.markdown import Markdown
 from tandem import hub
 from tandem.data import read_json_object
 from tandem.evaluate import EvaluateConfig, run_evaluation
-from tandem.report import atomic_path, png, retrieval_figure
+from tandem.recipes.comparison import mean_range, write_files
+from tandem.report import png, retrieval_figure
 
 TASKS = ("needle", "phone-book")
 TITLES = {
@@ -131,20 +132,19 @@ def _write(config: RetrievalConfig, results: Results, trained: int) -> None:
     for metric, title in TITLES.items():
         for task in TASKS:
             panel = f"{task.replace('-', ' ').capitalize()}: {title}"
-            panels[panel] = {name: _band(files, task, metric) for name, files in results.items()}
-            curve = _curve(results["hybrid"][:1], task, metric, "guess")
+            panels[panel] = {name: band_by_length(files, task, metric) for name, files in results.items()}
+            curve = by_length(next(iter(results.values()))[:1], task, metric, "guess")
             guesses[panel] = {length: values[0] for length, values in curve.items()}
-    rows = [line for task in TASKS for line in _rows(results, task)]
-    for name, content in (
-        ("retrieval.json", json.dumps(results, indent=1).encode()),
-        ("retrieval.md", _table(config, rows).encode()),
-        ("retrieval.png", png(retrieval_figure(panels, guesses, trained))),
-    ):
-        with atomic_path(config.run_dir / name) as temporary:
-            temporary.write_bytes(content)
+    rows = [line for task in TASKS for line in table_rows(results, task)]
+    files = {
+        "retrieval.json": json.dumps(results, indent=1).encode(),
+        "retrieval.md": _table(config, rows).encode(),
+        "retrieval.png": png(retrieval_figure(panels, guesses, trained)),
+    }
+    write_files(config.run_dir, files)
 
 
-def _curve(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str) -> dict[float, list[float]]:
+def by_length(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str) -> dict[float, list[float]]:
     """One value a file at each length."""
     curve: dict[float, list[float]] = {}
     for cell in (cell for file in files for cell in file["results"] if cell["task"] == task):
@@ -153,10 +153,12 @@ def _curve(files: Sequence[Mapping[str, Any]], task: str, metric: str, kind: str
     return curve
 
 
-def _band(files: Sequence[Mapping[str, Any]], task: str, metric: str) -> dict[float, tuple[float, float, float]]:
+def band_by_length(
+    files: Sequence[Mapping[str, Any]], task: str, metric: str
+) -> dict[float, tuple[float, float, float]]:
     """The mean of all trainings with their range at each length; of one training, its 95 % interval."""
     if len(files) > 1:
-        curve = _curve(files, task, metric, "metrics")
+        curve = by_length(files, task, metric, "metrics")
         return {length: (sum(values) / len(values), min(values), max(values)) for length, values in curve.items()}
     band: dict[float, tuple[float, float, float]] = {}
     for cell in (cell for cell in files[0]["results"] if cell["task"] == task):
@@ -167,15 +169,16 @@ def _band(files: Sequence[Mapping[str, Any]], task: str, metric: str) -> dict[fl
     return band
 
 
-def _rows(models: Results, task: str) -> Iterator[str]:
+def table_rows(models: Results, task: str) -> Iterator[str]:
     """Lines of the table: a task at each length, each model and a guess."""
     of_model = {
-        name: {metric: _curve(files, task, metric, "metrics") for metric in METRICS} for name, files in models.items()
+        name: {metric: by_length(files, task, metric, "metrics") for metric in METRICS}
+        for name, files in models.items()
     }
-    guess = {metric: _curve(models["hybrid"][:1], task, metric, "guess") for metric in METRICS}
+    guess = {metric: by_length(next(iter(models.values()))[:1], task, metric, "guess") for metric in METRICS}
     for length in guess["exact"]:
         for name, curves in {**of_model, "a guess": guess}.items():
-            values = " | ".join(_range(curves[metric][length]) for metric in METRICS)
+            values = " | ".join(mean_range(curves[metric][length]) for metric in METRICS)
             yield f"| {task} | {length:,.0f} | {name} | {values} |"
 
 
@@ -186,8 +189,3 @@ def _table(config: RetrievalConfig, rows: Sequence[str]) -> str:
         command += f" --seeds {config.seeds}"
     note = f"{config.samples} questions at each length to each training; mean (lowest–highest). `{command}`"
     return "\n".join([*head, *rows, "", note, ""])
-
-
-def _range(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.3g}" if len(values) == 1 else f"{mean:.3g} ({min(values):.3g}–{max(values):.3g})"

@@ -7,9 +7,8 @@ differs: the kind of mixer, and with it the speed and the bytes of decode state.
 
 import dataclasses
 import json
-import os
-import platform
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +18,27 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from tandem import hub
-from tandem.data import Packer, cache_directory, corpus, open_shards, prepare, tokenize_corpus
+from tandem.data import Packer, open_shards
 from tandem.nn import ModelConfig
 from tandem.plan import all_attention, all_mamba, equal_parameters, flops, memory, parameters, readable_bytes
+from tandem.recipes.comparison import (
+    Runs,
+    command_of,
+    last_validation,
+    machine,
+    mean_range,
+    quickstart_shards,
+    rows_of,
+    seed_by_seed,
+    seeded_runs,
+    settings_of,
+    write_files,
+)
 from tandem.recipes.pretrain import PretrainConfig, read_model_config
-from tandem.recipes.quickstart import CORPUS, HELD_OUT_BYTES, STEPS, training
+from tandem.recipes.quickstart import HELD_OUT_BYTES, STEPS, training
 from tandem.recipes.side_by_side import pretrain_all
 from tandem.recipes.speed import training_speeds
-from tandem.report import atomic_path, comparison_figure, png, read_metrics
+from tandem.report import comparison_figure, png
 from tandem.train import claim_run_dir
 
 STATE_CONTEXT = 8192
@@ -97,11 +109,10 @@ def compare_twins(config: TwinsConfig) -> Path | None:
     console = Console(highlight=False, soft_wrap=True)
     device = hub.choose_device(config.device)
     models = twin_models(read_model_config(config.model), config.against)
-    claim_run_dir(config.run_dir, _plain(config, models), {"seeds", "jobs", "device", "rounds"})
-    data = config.data or _quickstart_shards()
-    runs = {name: _trainings(config, name, model, data) for name, model in models.items()}
-    # Seed by seed, so that a run that is cut short has compared all models at its first seeds.
-    if not pretrain_all([run for of_seed in zip(*runs.values(), strict=True) for run in of_seed], jobs=config.jobs):
+    claim_run_dir(config.run_dir, settings_of(config, models), {"seeds", "jobs", "device", "rounds"})
+    data = config.data or quickstart_shards()
+    runs = seeded_runs(_training(config, data), models, config.seeds)
+    if not pretrain_all(seed_by_seed(runs), jobs=config.jobs):
         console.print("stopped; the same command goes on")
         return None
     settings = next(iter(runs.values()))[0].train
@@ -123,38 +134,19 @@ def twin_models(hybrid: ModelConfig, against: tuple[Twin, ...] = ("attention", "
     return {"hybrid": hybrid, **{name: equal_parameters(make[name](hybrid), total) for name in against}}
 
 
-def _quickstart_shards() -> Path:
-    prepared = prepare(corpus(CORPUS))
-    return tokenize_corpus(prepared, cache_directory() / "tokens" / f"{prepared.path.name}-4096")
-
-
-def _plain(config: TwinsConfig, models: dict[str, ModelConfig]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    # A run may be moved; where it lies is no setting of it.
-    del plain["run_dir"]
-    return {**plain, "architectures": {name: model.to_dict() for name, model in models.items()}}
-
-
-def _trainings(config: TwinsConfig, name: str, model: ModelConfig, data: Path) -> list[PretrainConfig]:
-    """One training a seed, with the schedule of the quickstart."""
-    file = config.run_dir / f"{name}.json"
-    with atomic_path(file) as temporary:
-        temporary.write_text(model.to_json() + "\n", encoding="utf-8")
+def _training(config: TwinsConfig, data: Path) -> PretrainConfig:
+    """What all trainings have in common: the schedule of the quickstart."""
     settings = training(config.steps, config.lr)
     every = {"checkpoint_every": max(1, min(config.steps // 4, 500)), "validate_every": config.steps}
-    return [
-        PretrainConfig(
-            run_dir=config.run_dir / f"{name}-seed-{seed}",
-            data=(data,),
-            model=str(file),
-            context=config.context,
-            batch_tokens=config.batch_tokens,
-            validation_bytes=HELD_OUT_BYTES,
-            device=config.device,
-            train=dataclasses.replace(settings, seed=seed, keep_checkpoints=1, **every),
-        )
-        for seed in range(config.seeds)
-    ]
+    return PretrainConfig(
+        run_dir=config.run_dir,
+        data=(data,),
+        context=config.context,
+        batch_tokens=config.batch_tokens,
+        validation_bytes=HELD_OUT_BYTES,
+        device=config.device,
+        train=dataclasses.replace(settings, keep_checkpoints=1, **every),
+    )
 
 
 def _packer(config: TwinsConfig, models: dict[str, ModelConfig], data: Path) -> Packer:
@@ -166,7 +158,7 @@ def _packer(config: TwinsConfig, models: dict[str, ModelConfig], data: Path) -> 
 def _results(
     config: TwinsConfig,
     models: dict[str, ModelConfig],
-    runs: dict[str, list[PretrainConfig]],
+    runs: Runs,
     speeds: dict[str, tuple[float, ...]],
     device: torch.device,
 ) -> dict[str, Any]:
@@ -175,15 +167,15 @@ def _results(
         "tokens": config.steps * config.batch_tokens,
         "seeds": config.seeds,
         "precision": runs["hybrid"][0].train.precision,
-        "machine": _machine(device),
-        "command": _command(config),
+        "machine": machine(device),
+        "command": command_of("twins", config, _NUMBERS),
     }
 
 
 def _result(
-    model: ModelConfig, runs: list[PretrainConfig], speeds: dict[str, tuple[float, ...]], name: str
+    model: ModelConfig, runs: Sequence[PretrainConfig], speeds: dict[str, tuple[float, ...]], name: str
 ) -> dict[str, Any]:
-    counts, rows = parameters(model), [_last_validation(run) for run in runs]
+    counts, rows = parameters(model), [last_validation(run) for run in runs]
     bits = [row["bits_per_byte"] for row in rows]
     ratios = [own / hybrid for own, hybrid in zip(speeds[name], speeds["hybrid"], strict=True)]
     return {
@@ -202,46 +194,25 @@ def _result(
     }
 
 
-def _last_validation(run: PretrainConfig) -> dict[str, Any]:
-    return [row for row in read_metrics(run.run_dir / "metrics.jsonl") if row["kind"] == "validation"][-1]
-
-
-def _machine(device: torch.device) -> str:
-    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return f"{gpu}{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
-
-
-def _command(config: TwinsConfig) -> str:
-    """What repeats the numbers; where things lie and how many run at once does not change them."""
-    words = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in _NUMBERS]
-    return f"tandem recipe twins {' '.join(words)}"
-
-
 _NUMBERS = ("model", "seeds", "steps", "batch_tokens", "context", "lr")
 
 
 def _write(
     config: TwinsConfig,
     models: dict[str, ModelConfig],
-    runs: dict[str, list[PretrainConfig]],
+    runs: Runs,
     results: dict[str, Any],
 ) -> None:
-    curves = {
-        name: [
-            [row for row in read_metrics(run.run_dir / "metrics.jsonl") if row["kind"] == "train"] for run in of_model
-        ]
-        for name, of_model in runs.items()
-    }
+    curves = {name: [rows_of(run, "train") for run in of_model] for name, of_model in runs.items()}
     bits = {name: results["models"][name]["bits_per_byte"] for name in models}
     state = {name: results["models"][name]["state_bytes"] for name in models}
     figure = comparison_figure(curves, bits, state, context=STATE_CONTEXT)
-    for name, content in (
-        ("twins.json", json.dumps(results, indent=1).encode()),
-        ("twins.md", _table(results).encode()),
-        ("twins.png", png(figure)),
-    ):
-        with atomic_path(config.run_dir / name) as temporary:
-            temporary.write_bytes(content)
+    files = {
+        "twins.json": json.dumps(results, indent=1).encode(),
+        "twins.md": _table(results).encode(),
+        "twins.png": png(figure),
+    }
+    write_files(config.run_dir, files)
 
 
 def _table(results: dict[str, Any]) -> str:
@@ -264,6 +235,6 @@ def _line(name: str, row: dict[str, Any]) -> str:
     bits, (low, middle, high) = row["bits_per_byte"], row["speed_relative_to_hybrid"]
     return (
         f"| {name} | `{row['pattern']}` | {row['total_parameters'] / 1e6:.2f}M ({row['active_parameters'] / 1e6:.2f}M) | "
-        f"{row['bits_per_byte_mean']:.3f} ({min(bits):.3f}–{max(bits):.3f}) | {row['tokens_per_second_median']:,.0f} | "
+        f"{mean_range(bits, '.3f')} | {row['tokens_per_second_median']:,.0f} | "
         f"{middle:.2f}× ({low:.2f}–{high:.2f}) | {readable_bytes(row['state_bytes'])} |"
     )

@@ -41,10 +41,10 @@ def loss_figure(train: Sequence[Row], validation: Sequence[Row], width: float = 
         x = column(validation, x_name)
         axes.plot(x, losses, color=ORANGE, linewidth=1.6, label=label, **_dots(validation))
     # The thin line's spikes and the fall of the first steps may leave the picture: the rest is what one compares.
-    _fit_y(axes, [*smooth[len(smooth) // 30 :], *column(validation, "loss")])
+    fit_y(axes, [*smooth[len(smooth) // 30 :], *column(validation, "loss")])
     _stages(axes, train, x_name)
     unit = ", nats per token" if x_name == "tokens" else ""
-    return _finish(figure, axes, f"Training and validation loss{unit}", x_name, legend=True)
+    return finish(figure, axes, f"Training and validation loss{unit}", x_name, legend=True)
 
 
 def bits_per_byte_figure(
@@ -66,8 +66,8 @@ def bits_per_byte_figure(
     if compressors:
         # The first points of a run lie far above; the picture is about how the end compares.
         top = 1.5 * max(compressors.values())
-        _fit_y(axes, [*compressors.values(), *(value for value in values if value <= top)])
-    return _finish(figure, axes, "Validation bits per byte of text", x_name, legend=True)
+        fit_y(axes, [*compressors.values(), *(value for value in values if value <= top)])
+    return finish(figure, axes, "Validation bits per byte of text", x_name, legend=True)
 
 
 def learning_rate_figure(train: Sequence[Row], width: float = HALF) -> "matplotlib.figure.Figure":
@@ -79,7 +79,7 @@ def learning_rate_figure(train: Sequence[Row], width: float = HALF) -> "matplotl
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     _stages(axes, train, x_name)
     peak = max(value for value in column(train, "lr") if math.isfinite(value))
-    return _finish(figure, axes, "Learning rate", x_name, note=f"largest {peak:.3g}")
+    return finish(figure, axes, "Learning rate", x_name, note=f"largest {peak:.3g}")
 
 
 def speed_figure(train: Sequence[Row], width: float = HALF) -> "matplotlib.figure.Figure":
@@ -92,7 +92,7 @@ def speed_figure(train: Sequence[Row], width: float = HALF) -> "matplotlib.figur
     axes.axhline(middle, color=MUTED, linewidth=1.0, linestyle=(0, (5, 2)), label=f"median {middle:,.0f}")
     axes.set_ylim(0, 1.15 * max(value for value in running_mean(speed) if math.isfinite(value)) or 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: short_number(value))
-    return _finish(figure, axes, "Training speed, tokens per second", x_name, legend=True)
+    return finish(figure, axes, "Training speed, tokens per second", x_name, legend=True)
 
 
 def expert_load_figure(records: Sequence[Row]) -> "matplotlib.figure.Figure":
@@ -111,7 +111,7 @@ def expert_load_figure(records: Sequence[Row]) -> "matplotlib.figure.Figure":
     line.plot(x, mean, color=BLUE, linewidth=1.6, label="mean of layers", **_dots(records))
     line.axhline(1.0, color=MUTED, linewidth=1.0, linestyle=(0, (5, 2)))
     line.set_ylim(bottom=0.9)
-    return _finish(figure, line, "Busiest expert's load ÷ even share", x_name, legend=True)
+    return finish(figure, line, "Busiest expert's load ÷ even share", x_name, legend=True)
 
 
 def budget_figure(
@@ -138,7 +138,7 @@ def budget_figure(
     axes.plot(contexts, kv_bytes, color=PLUM, linewidth=1.2, linestyle=(0, (4, 2)), label="its keys and values")
     axes.plot(contexts, ssm_bytes, color=GREEN, linewidth=1.2, linestyle=(0, (1, 1.5)), label="its recurrent state")
     axes.yaxis.set_major_formatter(lambda value, _: binary_bytes(value))
-    _finish(figure, axes, "Decode state of one sequence, bytes", "context, tokens", legend=True)
+    finish(figure, axes, "Decode state of one sequence, bytes", "context, tokens", legend=True)
     axes.xaxis.set_major_formatter(lambda value, _: binary_number(value))
     return figure
 
@@ -159,7 +159,7 @@ def comparison_figure(
     figure, left, right = _figure_of_two(WIDE, 3.8, ratios=(1.25, 1.0))
     shown: list[float] = []
     for (name, runs), color in zip(curves.items(), (BLUE, ORANGE, GREEN, PLUM), strict=False):
-        x, smooth = _common(runs)
+        x, smooth = common_points(runs)
         low, high = [min(values) for values in smooth], [max(values) for values in smooth]
         left.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
         left.plot(x, [math.fsum(values) / len(values) for values in smooth], color=color, linewidth=1.6, label=name)
@@ -169,13 +169,13 @@ def comparison_figure(
         right.errorbar([size], [mean], [[mean - min(bits)], [max(bits) - mean]], color=color, capsize=5, linewidth=1.6)
         right.plot([size] * len(bits), bits, "o", color=color, alpha=0.45, markersize=4, linewidth=0)
         right.plot([size], [mean], "o", color=color, markersize=8, linewidth=0, label=f"{name} {mean:.3f}")
-    _fit_y(left, shown)
+    fit_y(left, shown)
     x_name = x_axis_of([row for runs in curves.values() for rows in runs for row in rows])
-    _finish(figure, left, "Training loss, mean and range of seeds", x_name, legend=True)
+    finish(figure, left, "Training loss, mean and range of seeds", x_name, legend=True)
     right.set_xscale("log", base=2)
     right.margins(x=0.15, y=0.2)
     axis = f"decode state of {binary_number(context)} tokens"
-    _finish(figure, right, "Held-out bits per byte", axis, legend=True)
+    finish(figure, right, "Held-out bits per byte", axis, legend=True)
     right.xaxis.set_major_formatter(lambda value, _: binary_bytes(value))
     return figure
 
@@ -199,7 +199,7 @@ def lengths_figure(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.tick_params(which="minor", length=0, labelsize=9, labelcolor=MUTED)
-    _finish(figure, axes, title, "length of a text, tokens", legend=True)
+    finish(figure, axes, title, "length of a text, tokens", legend=True)
     axes.set_xticks(column(rows, "length"))
     axes.xaxis.set_major_formatter(lambda value, _: binary_number(value))
     return figure
@@ -218,7 +218,7 @@ def retrieval_figure(
         trained_length: tokens of the longest text in training, where a vertical line stands.
     """
     lines = math.ceil(len(panels) / 2)
-    figure, grid = _grid(WIDE, 2.8 * lines, lines, 2)
+    figure, grid = grid_of(WIDE, 2.8 * lines, lines, 2)
     for axes, (title, models) in zip(grid, panels.items(), strict=False):
         for place, ((name, results), color) in enumerate(
             zip(models.items(), (BLUE, ORANGE, GREEN, PLUM), strict=False)
@@ -238,7 +238,7 @@ def retrieval_figure(
         axes.plot(x, guess, color=MUTED, linewidth=1.2, linestyle=(0, (5, 2)), label="a guess")
         axes.axvline(trained_length, color="#b8c2cc", linewidth=0.9)
         axes.margins(x=0.03, y=0.08)
-        _finish(figure, axes, title, "tokens of prompt and answer", legend=True)
+        finish(figure, axes, title, "tokens of prompt and answer", legend=True)
         axes.set_xticks(x)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     for axes in grid[len(panels) :]:
@@ -246,7 +246,7 @@ def retrieval_figure(
     return figure
 
 
-def _common(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
+def common_points(runs: Sequence[Sequence[Row]]) -> tuple[list[float], list[list[float]]]:
     """Positions on the x axis that all runs logged, and the smoothed losses of all runs at each."""
     x_name = x_axis_of([row for rows in runs for row in rows])
     losses = [
@@ -266,7 +266,7 @@ def small_multiples_figure(rows_of: Mapping[str, Sequence[Row]], names: Sequence
     """
     columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
-    figure, panels = _grid(WIDE if columns > 1 else HALF, 2.5 * lines, lines, columns)
+    figure, panels = grid_of(WIDE if columns > 1 else HALF, 2.5 * lines, lines, columns)
     x_name = x_axis_of([row for rows in rows_of.values() for row in rows])
     for axes, name in zip(panels, names, strict=False):
         drawn = 0
@@ -276,7 +276,7 @@ def small_multiples_figure(rows_of: Mapping[str, Sequence[Row]], names: Sequence
                 x, y = column(kept, x_name), column(kept, name)
                 axes.plot(x, y, color=color, linewidth=1.3, label=kind, **_dots(kept))
                 drawn += 1
-        _finish(figure, axes, name.replace("_", " "), x_name, legend=drawn > 1)
+        finish(figure, axes, name.replace("_", " "), x_name, legend=drawn > 1)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     return figure
@@ -347,20 +347,21 @@ def binary_bytes(value: int | float) -> str:
 
 
 def _figure(width: float, height: float) -> "tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]":
-    figure, panels = _grid(width, height, 1, 1)
+    figure, panels = grid_of(width, height, 1, 1)
     return figure, panels[0]
 
 
 def _figure_of_two(
     width: float, height: float, ratios: tuple[float, float]
 ) -> "tuple[matplotlib.figure.Figure, matplotlib.axes.Axes, matplotlib.axes.Axes]":
-    figure, (left, right) = _grid(width, height, 1, 2, width_ratios=ratios)
+    figure, (left, right) = grid_of(width, height, 1, 2, width_ratios=ratios)
     return figure, left, right
 
 
-def _grid(
+def grid_of(
     width: float, height: float, lines: int, columns: int, **options: Any
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    """A figure of panels in the style of the house, in reading order."""
     # Imported where a figure is made: it takes half a second, and most who import this room draw nothing.
     from matplotlib.figure import Figure
 
@@ -377,7 +378,7 @@ def _grid(
     return figure, list(panels.flat)
 
 
-def _finish(
+def finish(
     figure: "matplotlib.figure.Figure",
     axes: "matplotlib.axes.Axes",
     title: str,
@@ -394,7 +395,7 @@ def _finish(
     if legend:
         options = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.6, "columnspacing": 1.5}
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=5, **options
+            loc="lower left", bbox_to_anchor=(-0.005, 1.0), borderaxespad=0.2, borderpad=0.2, ncols=7, **options
         )
     if note:
         place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 9)}
@@ -427,7 +428,7 @@ def _heat_map(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", 
     image = axes.imshow(grid, cmap=colors, vmin=0, vmax=2, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
-    _finish(figure, axes, "Expert load ÷ even share, last record", "expert", note="1 is an even share")
+    finish(figure, axes, "Expert load ÷ even share, last record", "expert", note="1 is an even share")
     axes.set_ylabel("F layer", color=MUTED, fontsize=9)
     for axis, size in ((axes.xaxis, len(grid[0])), (axes.yaxis, len(grid))):
         axis.set_ticks(range(0, size, math.ceil(size / 16)))
@@ -451,7 +452,8 @@ def _dots(rows: Sequence[Row]) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.2} if len(rows) < 40 else {}
 
 
-def _fit_y(axes: "matplotlib.axes.Axes", values: Iterable[float]) -> None:
+def fit_y(axes: "matplotlib.axes.Axes", values: Iterable[float]) -> None:
+    """Lets the y axis show these values and little more."""
     finite = [value for value in values if math.isfinite(value)]
     if finite and (span := max(finite) - min(finite)) > 0:
         axes.set_ylim(min(finite) - 0.06 * span, max(finite) + 0.06 * span)

@@ -12,7 +12,7 @@ from torch import Tensor
 import tandem
 from tandem import hub
 from tandem.data import Tokenizer
-from tandem.nn import HybridLM, SequenceLayout, preset
+from tandem.nn import DenseConfig, HybridLM, ModelConfig, SequenceLayout, TransMambaConfig, preset
 
 transformers = pytest.importorskip("transformers", reason="pip install 'tandem-lm[hf]'")
 
@@ -114,6 +114,32 @@ def test_padding_changes_nothing(
             valid = mask[row].bool()
             assert int(valid.sum()) == length
             torch.testing.assert_close(logits[row, valid], alone(shared_model, tokens[row, valid]), **BETWEEN)
+
+
+def test_transmamba_generates_as_here_across_its_transpoints_and_starts_again(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    shape = TransMambaConfig(heads=4, groups=2, head_width=8, state=16, chunk=8, schedule=(0, 3, 9))
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, width=32, pattern="TFTFT", transmamba=shape, ffn=DenseConfig(hidden=16)
+    )
+    torch.manual_seed(0)
+    ours = HybridLM(config).eval()
+    peer = AutoModelForCausalLM.from_pretrained(hub.save(ours, tokenizer, tmp_path / "m"))
+    tokens, mask = rows([2, 7], left=True)
+    written = peer.generate(tokens, attention_mask=mask, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    with torch.no_grad():
+        for row, length in enumerate([2, 7]):
+            logits = alone(ours, written[row, 7 - length :])
+            logits[:, list(tokenizer.stop_ids)] = -torch.inf  # min_new_tokens forbids them
+            for at in range(length - 1, length + 7):  # what was chosen there is the best, or as good
+                assert logits[at].max() - logits[at, written[row, 7 - length + at + 1]] < 1e-4
+        cache = peer(tokens[1:, :], use_cache=True).past_key_values
+        for _ in range(2):
+            peer(tokens[1:, :], past_key_values=cache)
+        cache.reset()
+        again = peer(tokens[1:, :], past_key_values=cache).logits
+    torch.testing.assert_close(again[0], alone(ours, tokens[1]), **BETWEEN)
 
 
 @given(cut=st.integers(1, 11), lengths=st.lists(st.integers(12, 15), min_size=1, max_size=3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tandem.ops import SequenceLayout, ssd_chunked, ssd_reference
-from tandem.ops.cpu.ssd import _blocks, ssd
+from tandem.ops.cpu.ssd import _blocks, convert, ssd
 
 
 def inputs(lengths: list[int], H: int, P: int, G: int, N: int, seed: int) -> list[Tensor]:
@@ -93,3 +93,33 @@ def test_is_what_the_public_op_runs_on_float32():
     both = (scan(*values[:5], layout, *values[5:]) for scan in (ssd, ssd_chunked))
     for direct, public in zip(*both, strict=True):
         assert torch.equal(direct, public)
+
+
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=3),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 1), (6, 2)]),
+    widths=st.sampled_from([(1, 3), (8, 16), (20, 17), (64, 40)]),
+    started=st.booleans(),
+)
+def test_the_converter_equals_the_recurrence_forward_and_backward(
+    lengths: list[int], heads: tuple[int, int], widths: tuple[int, int], started: bool
+):
+    (H, G), (P, N) = heads, widths
+    V, dt, A, K, _, _, state = inputs(lengths, H, P, G, N, 0)
+    values = [K, V, dt, A, *([state] if started else [])]
+    layout = SequenceLayout.from_lengths(lengths)
+    pull = torch.randn(state.shape, generator=torch.Generator().manual_seed(0))
+
+    def outcome_of(form: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        leaves = [value.detach().to(dtype).requires_grad_() for value in values]
+        final = form(*leaves[:4], layout, leaves[4] if started else None)
+        return [final, *torch.autograd.grad((final * pull).sum(), leaves)]
+
+    def recurrence(K: Tensor, V: Tensor, dt: Tensor, A: Tensor, layout: SequenceLayout, state: Tensor | None) -> Tensor:
+        return ssd_reference(V, dt, A, K, torch.zeros_like(K), layout, None, state)[1]
+
+    want, have = outcome_of(recurrence, torch.float64), outcome_of(convert, torch.float32)
+    for one, other in zip(want, have, strict=True):
+        left = 2e-7 * float(want[3].norm()) if one.ndim == 1 else 1e-6
+        assert (other.double() - one).norm() <= 2e-5 * one.norm() + left

@@ -62,8 +62,7 @@ class TandemCache(Cache):
         self.state.lengths, self._columns = [0] * self.batch_size, 0
         for layer in self.state.layers:
             if isinstance(layer, SSMSlots):
-                layer.state_SHPN.zero_()
-                layer.halo_SWC.zero_()
+                layer.restart()
 
     @property
     def batch_size(self) -> int:

@@ -171,10 +171,14 @@ def mamba_instruction(
     state_SHPN: Tensor,
     limits: tuple[float, float],
     scratch_SC: Tensor,
-    y_SI: Tensor,
+    y_SI: Tensor | None,
+    qkv_SC: Tensor | None = None,
 ) -> MambaStep:
-    """The middle of a layer, from what its first projection gives; weights: taps (C, W), bias (C) and norm (I)."""
+    """The middle of a layer, from what its first projection gives; weights: taps (C, W), bias (C) and norm (I).
+
+    Without y the state moves on and qkv gets the rows [C | B | x].
+    """
     (S, H, P, N), (W, C) = state_SHPN.shape, halo_SWC.shape[1:]
     sizes = (S, H, P, (C - H * P) // (2 * N), N, W + 1, norm[1], FORMATS[projected.dtype], FORMATS[weights[0].dtype])
-    tensors = (*weights, *decays, projected, halo_SWC, state_SHPN, scratch_SC, y_SI)
+    tensors = (*weights, *decays, projected, halo_SWC, state_SHPN, scratch_SC, y_SI, qkv_SC)
     return MambaStep(*sizes, norm[0], *limits, *map(pointer, tensors))

@@ -48,7 +48,7 @@ class Embed(ctypes.Structure):
 class AddNorm(ctypes.Structure):
     """Adds to the residual stream, then normalizes it; either may be left out."""
 
-    _fields_ = _fields("S D format", "~eps ~scale ~gain weight y x out")
+    _fields_ = _fields("S D groups format", "~eps ~scale ~gain weight y x out")
 
 
 class Linear(ctypes.Structure):
@@ -73,11 +73,11 @@ class Mixture(ctypes.Structure):
 
 
 class MambaStep(ctypes.Structure):
-    """What lies between the projections of a Mamba-2 layer."""
+    """What lies between the projections of a Mamba-2 layer, or what a TransMamba layer does before it attends."""
 
     _fields_ = _fields(
         "S H P G N W norm_groups format weights",
-        "~eps ~least ~most taps bias norm A_log dt_bias D in halo state scratch y",
+        "~eps ~least ~most taps bias norm A_log dt_bias D in halo state scratch y qkv",
     )
 
 

@@ -1,5 +1,7 @@
 """The SSD scan as one C++ kernel (kernels/ssd.cpp), forward and backward; `tandem.ops.ssd_chunked` calls it.
 
+`convert` is the same walk without outputs; `tandem.ops.convert_memory` calls it.
+
 Shapes: T tokens, S documents, H heads, P head width, G groups, N state width, C chunks.
 """
 
@@ -58,6 +60,40 @@ class _Scan(torch.autograd.Function):
         d_B, d_C = (t.sum(0).to(x.dtype) for t in (dB, dC))
         d_D = None if D is None else dD.sum(0)
         return dx, d_dt, dA.sum(0), d_B, d_C, d_D, d_initial if ctx.has_state else None, None
+
+
+def convert(
+    K_TGN: Tensor, V_THP: Tensor, dt_TH: Tensor, A_H: Tensor, layout: SequenceLayout, state_SHPN: Tensor | None
+) -> Tensor:
+    """`convert_memory` for float32 or bfloat16 K and V of one dtype, with as many heads of V as of dt."""
+    state = None if state_SHPN is None else state_SHPN.float()
+    return _Convert.apply(K_TGN, V_THP, dt_TH.float(), A_H.float(), layout, state)
+
+
+class _Convert(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, K_TGN, V_THP, dt_TH, A_H, layout, state_SHPN):  # noqa: ANN001, ANN205
+        K, V, dt, A = _rows_of_heads(K_TGN), _rows_of_heads(V_THP), dt_TH.contiguous(), A_H.contiguous()
+        initial = None if state_SHPN is None else state_SHPN.contiguous()
+        problem = _Problem(V, K, dt, K, layout)
+        (_, H, P), N = V.shape, K.shape[2]
+        final = torch.empty(layout.documents, H, P, N)
+        entering = torch.empty(problem.chunks, H, _padded(N), _padded(P)) if any(ctx.needs_input_grad) else None
+        call("ssd_forward", *problem.tables, V, K, None, dt, A, None, initial, None, final, entering)
+        ctx.save_for_backward(K, V, dt, A, entering)
+        ctx.problem, ctx.has_state = problem, initial is not None
+        return final
+
+    @staticmethod
+    def backward(ctx, d_final):  # noqa: ANN001, ANN205
+        K, V, dt, A, entering = ctx.saved_tensors
+        problem: _Problem = ctx.problem
+        d_V, d_dt, d_initial = torch.empty(V.shape, dtype=V.dtype), torch.empty_like(dt), torch.empty_like(d_final)
+        d_K, d_A = torch.empty(problem.blocks, *K.shape), torch.empty(d_final.shape[:2])
+        given = (V, K, None, dt, A, None, entering, None, d_final.contiguous())
+        call("ssd_backward", *problem.tables, *given, d_V, d_dt, d_K, None, d_A, None, d_initial)
+        d_state = d_initial if ctx.has_state else None
+        return d_K.sum(0).to(K.dtype), d_V, d_dt, d_A.sum(0), None, d_state
 
 
 class _Problem:

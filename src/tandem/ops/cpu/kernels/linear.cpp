@@ -79,9 +79,12 @@ void add_norm(const AddNorm& s, const Team& team) {
       for (int64_t i = 0; i < s.D; ++i) x[i] = narrow<T>(widen(x[i]) + by * widen(y[i]));
     if (!s.out) continue;
     for (int64_t i = 0; i < s.D; ++i) u[i] = widen(x[i]);
-    const float scale = 1 / std::sqrt(dot(u.data(), u.data(), s.D) / s.D + float(s.eps));
-    for (int64_t i = 0; i < s.D; ++i)
-      ((T*)s.out)[d * s.D + i] = narrow<T>(widen(narrow<T>(u[i] * scale * widen(weight[i]))) * gain);
+    const int64_t width = s.D / s.groups;
+    for (int64_t g = 0; g < s.D; g += width) {
+      const float scale = 1 / std::sqrt(dot(u.data() + g, u.data() + g, width) / width + float(s.eps));
+      for (int64_t i = g; i < g + width; ++i)
+        ((T*)s.out)[d * s.D + i] = narrow<T>(widen(narrow<T>(u[i] * scale * widen(weight[i]))) * gain);
+    }
   }
   team.meet();
 }

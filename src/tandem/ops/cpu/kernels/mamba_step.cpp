@@ -25,8 +25,9 @@ void convolve(const MambaStep& s, const T* in, T* halo, Team::Range channels, fl
     std::memcpy(halo + w * C + first, (w + 1 < past ? halo + (w + 1) * C : in) + first, bytes);
 }
 
-// S = exp(dt A) S + dt x B^T with A = -exp(A_log), y = S C + D x of one head; y replaces x.
-inline void advance(const MambaStep& s, int64_t head, float raw_dt, float* x, const float* B, const float* C,
+// S = exp(dt A) S + dt x B^T with A = -exp(A_log) and, unless SILENT, y = S C + D x of one head; y replaces x.
+template <bool SILENT>
+void advance(const MambaStep& s, int64_t head, float raw_dt, float* x, const float* B, const float* C,
                     float* state) {
   const float shifted = raw_dt + s.dt_bias[head];
   const float dt =
@@ -41,7 +42,7 @@ inline void advance(const MambaStep& s, int64_t head, float raw_dt, float* x, co
       row[n] = row[n] * decay + weight * B[n];
       sum += row[n] * C[n];
     }
-    x[p] = sum + s.D[head] * x[p];
+    if (!SILENT) x[p] = sum + s.D[head] * x[p];
   }
 }
 
@@ -73,7 +74,19 @@ void mamba_step(const MambaStep& s, const Team& team) {
     const int64_t d = task / s.H, head = task % s.H, group = head / (s.H / s.G);
     float *x = s.scratch + d * C + head * s.P, *B = s.scratch + d * C + I + group * s.N;
     const float dt = widen(in[d * stride + I + C + head]);
-    advance(s, head, dt, x, B, B + s.G * s.N, s.state + task * s.P * s.N);
+    (s.y ? advance<false> : advance<true>)(s, head, dt, x, B, B + s.G * s.N, s.state + task * s.P * s.N);
+  }
+  if (!s.y) {
+    const int64_t shared = s.G * s.N;
+    for (int64_t d = documents.first; d < documents.last; ++d) {
+      const float* from = s.scratch + d * C;
+      T* to = (T*)s.qkv + d * C;
+      for (int64_t i = 0; i < shared; ++i) to[i] = narrow<T>(from[I + shared + i]);
+      for (int64_t i = 0; i < shared; ++i) to[shared + i] = narrow<T>(from[I + i]);
+      for (int64_t i = 0; i < I; ++i) to[2 * shared + i] = narrow<T>(from[i]);
+    }
+    team.meet();
+    return;
   }
   team.meet();
   for (int64_t d = documents.first; d < documents.last; ++d)

@@ -1,4 +1,4 @@
-// The SSD scan of ssd.py on a CPU: a thread takes one document and a block of heads, walks its chunks with the state in
+// The SSD scan of ssd.py and the Memory Converter of memory.py, which is its walk without outputs, on a CPU: a thread takes one document and a block of heads, walks its chunks with the state in
 // cache, and never writes a Q x Q matrix to memory. All arithmetic is float; the backward pass recomputes decays.
 //
 // Shapes: T tokens, S documents, H heads, P head width, G groups, N state width, Q tokens of a chunk. Local names: in
@@ -39,11 +39,16 @@ struct Tiles {
     B = s.take(q * n), C = s.take(q * n), Bt = s.take(q * n), K = s.take(q * q), x = s.take(q * p);
     w = s.take(q), f = s.take(q), e = s.take(q), dt = s.take(q), L = s.take(q);
   }
+  template <class T>
+  void load_keys(const Problem& s, const T* B_in, int64_t token, int64_t group, int rows) {
+    clear(B, n, rows);
+    load(B_in + token * s.B_stride + group * s.N, s.B_stride, rows, s.N, B, n);
+  }
   // B, C of one chunk and K = C Bt on and below the diagonal.
   template <class T>
   void load_group(const Problem& s, const T* B_in, const T* C_in, int64_t token, int64_t group, int rows) {
-    clear(B, n, rows), clear(C, n, rows);
-    load(B_in + token * s.B_stride + group * s.N, s.B_stride, rows, s.N, B, n);
+    load_keys(s, B_in, token, group, rows);
+    clear(C, n, rows);
     load(C_in + token * s.C_stride + group * s.N, s.C_stride, rows, s.N, C, n);
     transpose(B, n, q, n, Bt, q);
     for (int i = 0; i < q; i += BAND) product(BAND, i + BAND, n, C + i * n, n, Bt, q, K + i * q, q);
@@ -103,12 +108,16 @@ struct Forward : Tiles {
       for (int c = 0; c < p; ++c) Y[i * p + c] = Y[i * p + c] * f[i] + skip * x[i * p + c];
     }
     for (int i = 0; i < q; i += BAND) product(BAND, p, i + BAND, M + i * q, q, x, p, Y + i * p, p, true);
+    move(state);
+  }
+  void move(float* state) {
     for (int j = 0; j < q; ++j) scale(B + j * n, e[j] * dt[j], n, Bs + j * n);
     scale(state, f[q - 1], n * p, state);
     product<true>(n, p, q, Bs, n, x, p, state, p, true);
   }
 };
 
+// Without y only the states are found, and C is not read.
 template <class T>
 void forward(const Problem& s, const Inputs<T>& in, const float* initial, T* y, float* final_state, float* entering) {
   const int q = pad(s.Q, BAND), p = pad(s.P, BAND), n = pad(s.N, BAND);
@@ -128,12 +137,16 @@ void forward(const Problem& s, const Inputs<T>& in, const float* initial, T* y, 
       int64_t chunk = k.chunk;
       for (int64_t token = k.first; token < k.last; token += s.Q, ++chunk) {
         const int rows = std::min(s.Q, k.last - token);
-        t.load_group(s, in.B, in.C, token, k.group, rows);
+        y ? t.load_group(s, in.B, in.C, token, k.group, rows) : t.load_keys(s, in.B, token, k.group, rows);
         for (int64_t h = 0; h < heads; ++h) {
           const int64_t head = k.head + h;
           float* state = states + h * n * p;
           if (entering) std::memcpy(entering + (chunk * s.H + head) * n * p, state, size_t(n) * p * 4);
           t.load_head(s, in.x, in.dt, in.A[head], token, head, rows);
+          if (!y) {
+            t.move(state);
+            continue;
+          }
           t.advance(state, in.D ? in.D[head] : 0.0f);
           store(t.Y, p, rows, s.P, y + (token * s.H + head) * s.P, s.H * s.P);
         }
@@ -222,6 +235,13 @@ struct Backward : Tiles {
     scale(flow, f[q - 1], n * p, flow);
     product<true>(n, p, q, Cs, n, g, p, flow, p, true);
   }
+  // What `inside` and `before` leave where there are no outputs.
+  void without_outputs(const float* state, float* flow) {
+    std::memset(dx, 0, q * p * 4), std::memset(v, 0, q * 4), std::memset(pairs, 0, q * 4), std::memset(column, 0, q * 4);
+    behind(flow);
+    passing = f[q - 1] * dot(flow, state, n * p);
+    scale(flow, f[q - 1], n * p, flow);
+  }
   // Gradients of dt (written with `stride`) and of the head's rate A (returned). The log-decay a_k = dt_k A enters all
   // pairs j < k <= i, f_i for i >= k, e_j for j < k, and the passage of the state.
   float decays(int rows, float rate, float* d_dt, int64_t stride) {
@@ -245,6 +265,7 @@ struct Backward : Tiles {
   }
 };
 
+// Without dy it is the backward pass of a forward pass without y.
 template <class T>
 void backward(const Problem& s, const Inputs<T>& in, const float* entering, const T* dy, const float* d_final,
               const Gradients& out) {
@@ -262,29 +283,38 @@ void backward(const Problem& s, const Inputs<T>& in, const float* entering, cons
       std::memset(flows, 0, heads * n * p * 4);
       for (int64_t h = 0; h < heads; ++h) {
         state_in(d_final + (slot + h) * s.P * s.N, s.P, s.N, flows + h * n * p, p);
-        out.A[slot + h] = out.D[slot + h] = 0;
+        out.A[slot + h] = 0;
+        if (dy) out.D[slot + h] = 0;
       }
       for (int64_t step = (k.last - k.first + s.Q - 1) / s.Q - 1; step >= 0; --step) {
         const int64_t token = k.first + step * s.Q, chunk = k.chunk + step;
         const int rows = std::min(s.Q, k.last - token);
-        t.load_group(s, in.B, in.C, token, k.group, rows);
+        dy ? t.load_group(s, in.B, in.C, token, k.group, rows) : t.load_keys(s, in.B, token, k.group, rows);
         t.start_chunk();
         for (int64_t h = 0; h < heads; ++h) {
           const int64_t head = k.head + h, place = (token * s.H + head) * s.P;
           t.load_head(s, in.x, in.dt, in.A[head], token, head, rows);
-          t.clear(t.g, p, rows);
-          load(dy + place, s.H * s.P, rows, s.P, t.g, p);
-          t.inside(in.D ? in.D[head] : 0.0f);
-          t.behind(flows + h * n * p);
-          t.before(entering + (chunk * s.H + head) * n * p, flows + h * n * p);
+          const float* state = entering + (chunk * s.H + head) * n * p;
+          float* flow = flows + h * n * p;
+          if (dy) {
+            t.clear(t.g, p, rows);
+            load(dy + place, s.H * s.P, rows, s.P, t.g, p);
+            t.inside(in.D ? in.D[head] : 0.0f);
+            t.behind(flow);
+            t.before(state, flow);
+            out.D[slot + h] += dot(t.x, t.g, q * p);
+          } else {
+            t.without_outputs(state, flow);
+          }
           out.A[slot + h] += t.decays(rows, in.A[head], out.dt + token * s.H + head, s.H);
-          out.D[slot + h] += dot(t.x, t.g, q * p);
           store(t.dx, p, rows, s.P, static_cast<T*>(out.x) + place, s.H * s.P);
         }
-        t.finish_chunk();
         const int64_t at = ((k.block * tokens + token) * s.G + k.group) * s.N;
+        if (dy) {
+          t.finish_chunk();
+          store(t.dC, n, rows, s.N, out.C + at, s.G * s.N);
+        }
         store(t.dB, n, rows, s.N, out.B + at, s.G * s.N);
-        store(t.dC, n, rows, s.N, out.C + at, s.G * s.N);
       }
       for (int64_t h = 0; h < heads; ++h)
         state_out(flows + h * n * p, s.P, s.N, out.initial + (slot + h) * s.P * s.N, p);

@@ -44,8 +44,8 @@ struct Embed {  // x = scale · table[token]
   void* x;
 };
 
-struct AddNorm {  // x += scale · y, then out = gain · norm(x) · weight; y or out may be null
-  int64_t S, D;
+struct AddNorm {  // x += scale · y, then out = gain · norm(x) · weight, each of `groups` by itself; y or out may be null
+  int64_t S, D, groups;
   Format format;
   double eps, scale, gain;
   const void *weight, *y;
@@ -82,7 +82,8 @@ struct Mixture {  // routed experts (E, D, 2F) and (E, F, D), and one of width s
   void* y;
 };
 
-struct MambaStep {  // the middle of a layer: rows [z | x | B | C | dt] to what the second projection takes
+struct MambaStep {  // the middle of a layer: rows [z | x | B | C | dt] to what the second projection takes; or, if `y` is
+                    // null, only halo and state move on, and `qkv` gets the rows [C | B | x] behind the convolution
   int64_t S, H, P, G, N, W, norm_groups;
   Format format, weights;
   double eps, least, most;  // of the norm; step sizes are kept between the last two
@@ -91,7 +92,7 @@ struct MambaStep {  // the middle of a layer: rows [z | x | B | C | dt] to what 
   const void* in;
   void* halo;
   float *state, *scratch;  // scratch: S · C
-  void* y;
+  void *y, *qkv;
   int64_t inner() const { return H * P; }
   int64_t channels() const { return H * P + 2 * G * N; }
 };
