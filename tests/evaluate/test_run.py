@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tandem import hub
 from tandem.data import Tokenizer
 from tandem.evaluate import EvaluateConfig, Reading, Subject, measure_text, run_evaluation
 from tandem.evaluate import run as run_module
-from tandem.nn import HybridLM
+from tandem.nn import HybridLM, ModelConfig, TransMambaConfig
 
 LENGTHS = (126, 150)
 
@@ -137,3 +139,26 @@ def test_documents_of_a_jsonl_file_are_read_one_by_one(saved: str, config: Evalu
 def test_mistakes(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         EvaluateConfig(**{"tasks": "needle", **options})
+
+
+def test_another_schedule_is_another_model(tmp_path: Path, config: EvaluateConfig, tokenizer: Tokenizer):
+    """Its numbers are those of a model made with it; and no file mixes the two."""
+    shape = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        width=16,
+        pattern="T",
+        transmamba=TransMambaConfig(heads=1, groups=1, head_width=8, state=8, schedule=(64,)),
+        context=256,
+    )
+    torch.manual_seed(0)
+    model = HybridLM(shape)
+    hub.save(model, tokenizer, tmp_path / "attention-first")
+    model.reschedule("mamba")
+    hub.save(model, tokenizer, tmp_path / "mamba")
+    asked = replace(config, tasks="phone-book", lengths=(160,), output=tmp_path / "own.json")
+    own = run_evaluation(str(tmp_path / "mamba"), asked).cells
+    first = str(tmp_path / "attention-first")
+    assert run_evaluation(first, replace(asked, schedule="mamba", output=tmp_path / "changed.json")).cells == own
+    run_evaluation(first, replace(asked, output=tmp_path / "first.json"))
+    with pytest.raises(ValueError, match="fingerprint="):
+        run_evaluation(first, replace(asked, schedule="mamba", output=tmp_path / "first.json"))

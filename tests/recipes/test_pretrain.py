@@ -16,13 +16,19 @@ from typing import Any
 
 import pytest
 import torch
-from recipe_toys import VOCABULARY, documents
+from recipe_toys import VOCABULARY, documents, toy_transmamba
 from safetensors.torch import load_file
 
 from tandem import hub
 from tandem.data import Tokenizer, write_shards
 from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
-from tandem.recipes.pretrain import PretrainConfig, read_model_config, read_stages, run_pretraining
+from tandem.recipes.pretrain import (
+    PretrainConfig,
+    read_model_config,
+    read_stages,
+    run_pretraining,
+    validate_at_start,
+)
 from tandem.report import read_metrics
 from tandem.train import OptimizerConfig, ScheduleConfig, Stage, TrainConfig
 
@@ -157,9 +163,9 @@ def test_a_model_file_may_move_but_not_change(config: PretrainConfig, tmp_path: 
     short = replace(config, train=replace(config.train, steps=5))
     run_pretraining(short)
     moved = tmp_path / "moved.json"
-    moved.write_text(Path(config.model).read_text())
+    moved.write_text(Path(str(config.model)).read_text())
     assert run_pretraining(replace(short, model=str(moved))).step == 5
-    moved.write_text(read_model_config(config.model).replace(context=128).to_json())
+    moved.write_text(read_model_config(str(config.model)).replace(context=128).to_json())
     with pytest.raises(ValueError, match=r"architecture\.context=128 but run_dir=.* was started with .*=64"):
         run_pretraining(replace(short, model=str(moved)))
 
@@ -314,7 +320,7 @@ def other_tokenizer(config: PretrainConfig) -> PretrainConfig:
 
 def small_vocabulary(config: PretrainConfig) -> PretrainConfig:
     path = config.run_dir.with_name("small.json")
-    path.write_text(read_model_config(config.model).replace(vocab_size=100).to_json())
+    path.write_text(read_model_config(str(config.model)).replace(vocab_size=100).to_json())
     return replace(config, model=str(path))
 
 
@@ -347,3 +353,73 @@ def test_a_cut_shard_is_one_line_and_loses_nothing(config: PretrainConfig, tmp_p
     os.truncate(tokens, tokens.stat().st_size - 10)
     with pytest.raises(ValueError, match=r"tokens-00000.bin has .* so it is cut off"):
         run_pretraining(ours)
+
+
+@pytest.fixture
+def t_config(config: PretrainConfig, tmp_path: Path) -> PretrainConfig:
+    (tmp_path / "t.json").write_text(toy_transmamba().to_json())
+    train = replace(config.train, steps=6, schedule=ScheduleConfig(warmup_steps=1))
+    return replace(config, model=str(tmp_path / "t.json"), train=train)
+
+
+def test_a_run_from_a_model_begins_with_its_weights(t_config: PretrainConfig):
+    """With a learning rate of almost 0 nothing moves: the validation is that of the first run, the weights are its."""
+    first = run_pretraining(t_config)
+    still = replace(t_config.train, optimizer=OptimizerConfig(lr=1e-12), seed=3)
+    again = replace(
+        t_config,
+        run_dir=t_config.run_dir.with_name("again"),
+        model=None,
+        init=str(first.run_dir / "model"),
+        train=still,
+    )
+    second = run_pretraining(again)
+    assert second.validation["loss"] == pytest.approx(first.validation["loss"], rel=1e-5)
+    assert validate_at_start(again)["loss"] == pytest.approx(first.validation["loss"], rel=1e-6)
+    for name, tensor in weights(first.run_dir).items():
+        torch.testing.assert_close(weights(second.run_dir)[name], tensor)
+    assert second.step == 6
+
+
+def test_a_run_with_another_schedule_keeps_the_weights(t_config: PretrainConfig):
+    first = run_pretraining(t_config)
+    still = replace(t_config.train, optimizer=OptimizerConfig(lr=1e-12))
+    changed = replace(
+        t_config,
+        run_dir=t_config.run_dir.with_name("changed"),
+        model=None,
+        init=str(first.run_dir / "model"),
+        schedule="mamba",
+        train=still,
+    )
+    second = run_pretraining(changed)
+    model, _, _ = hub.load(second.run_dir / "model")
+    assert model.config.transpoints == (0, 0)
+    assert abs(second.validation["loss"] - first.validation["loss"]) > 1e-3
+    model.reschedule("v9")
+    there, _, _ = hub.load(first.run_dir / "model")
+    assert model.config.transpoints == there.config.transpoints
+    loaded = there.state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, loaded[name])
+
+
+def test_a_list_of_transpoints_is_a_schedule_too(t_config: PretrainConfig):
+    run = run_pretraining(replace(t_config, schedule=(3, 17)))
+    assert hub.read_config(run.run_dir / "model").model.transpoints == (3, 17)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda config: replace(config, init="nano"), "model=.* and init=nano both say what the model is"),
+        (lambda config: replace(config, model=None, init="nona"), "source='nona' is no directory"),
+        (lambda config: replace(config, model=None, init="nano"), "init=nano reads other ids than those of data="),
+        (lambda config: replace(config, schedule="v10"), "schedule='v10' is unknown"),
+        (lambda config: replace(config, schedule=(1, 2, 3)), "has 3 TransPoints for 2 T layers"),
+        (lambda config: replace(config, model=None, schedule="v7"), "schedule='v7' needs T layers"),
+    ],
+)
+def test_mistakes_about_what_to_start_from(t_config: PretrainConfig, spoil: Callable[..., Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        run_pretraining(spoil(t_config))

@@ -13,7 +13,7 @@ from recipe_toys import toy_hybrid
 from safetensors.torch import load_file
 
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining
-from tandem.recipes.side_by_side import _Job, is_finished, pretrain_all
+from tandem.recipes.side_by_side import _gpu_of, _Job, call_all, is_finished, pretrain_all
 from tandem.train import Checkpoints, ScheduleConfig, TrainConfig
 
 
@@ -95,3 +95,26 @@ def test_a_failure_is_quoted_and_the_others_are_saved(configs: list[PretrainConf
 def test_no_jobs(configs: list[PretrainConfig]):
     with pytest.raises(ValueError, match="jobs=0 is below 1"):
         pretrain_all(configs, jobs=0)
+
+
+def test_calls_are_answered_in_their_order_by_other_processes():
+    given = [-3, 2, -1, 0]
+    assert call_all(abs, given, jobs=2, label="calls") == [3, 2, 1, 0]
+    assert os.getpid() not in call_all(_process, given, jobs=2, label="calls")
+    assert call_all(_process, given, jobs=1, label="calls") == [os.getpid()] * 4
+
+
+def test_an_error_of_a_call_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        call_all(int, ["1", "x", "3"], jobs=2, label="calls")
+
+
+def test_processes_are_dealt_out_to_all_gpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [_gpu_of(n)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["4", "6", "4", "6"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    assert _gpu_of(1) == {}
+
+
+def _process(_: int) -> int:
+    return os.getpid()

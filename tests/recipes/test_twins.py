@@ -11,7 +11,8 @@ from recipe_toys import toy_hybrid
 
 from tandem import hub
 from tandem.nn import preset
-from tandem.recipes.twins import TwinsConfig, compare_twins, twin_models
+from tandem.recipes.comparison import seed_by_seed, seeded_runs
+from tandem.recipes.twins import TwinsConfig, _training, compare_twins, twin_models
 from tandem.report import read_metrics
 
 
@@ -77,16 +78,13 @@ def test_the_comparison_is_made_and_a_seed_more_repeats_nothing(
 
 
 def test_runs_of_one_seed_read_the_same_tokens_in_the_same_order(config: TwinsConfig):
-    from tandem.recipes.twins import _trainings
-
-    config.run_dir.mkdir()
     assert config.data is not None
-    models = twin_models(toy_hybrid())
-    runs = {name: _trainings(replace(config, seeds=3), name, model, config.data) for name, model in models.items()}
+    runs = seeded_runs(_training(config, config.data), twin_models(toy_hybrid()), 3)
     for of_seed in zip(*runs.values(), strict=True):
         same = {replace(run, run_dir=Path(), model="") for run in of_seed}
         assert len(same) == 1
     assert [run.train.seed for run in runs["mamba"]] == [0, 1, 2]
+    assert [run.train.seed for run in seed_by_seed(runs)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_nano_is_compared_with_two():

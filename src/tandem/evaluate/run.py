@@ -147,7 +147,7 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
         model, dtype=config.dtype, device=device, thinking=config.thinking, answer_tokens=config.answer_tokens
     )
     if config.schedule is not None:
-        subject = subject.rescheduled(config.schedule)
+        subject.model.reschedule(config.schedule)
     results = Results(output_file(model, config.output), _header(model, subject, device))
 
     def missing(cells: Sequence[Cell]) -> list[Cell]:

@@ -85,18 +85,6 @@ class Subject:
         longer.config = self.model.config.replace(context=context)
         return dataclasses.replace(self, model=longer)
 
-    def rescheduled(self, schedule: str | Sequence[int]) -> "Subject":
-        """The same weights with other TransPoints, as in `ModelConfig.rescheduled`.
-
-        Raises:
-            ValueError: a model without `T` layers, or an unknown schedule.
-        """
-        config = self.model.config.rescheduled(schedule)
-        with torch.device("meta"):  # only to be given the weights that are there
-            model = HybridLM(config)
-        model.load_state_dict(self.model.state_dict(), assign=True)
-        return dataclasses.replace(self, model=model.eval())
-
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids a prompt becomes: the user's message of a chat, or a text to continue."""
         if self.chat:

@@ -91,14 +91,15 @@ def _scanned_float32(shape: MambaConfig) -> float:
 def _switching_values(config: ModelConfig, shape: TransMambaConfig, transpoint: int) -> float:
     """Of a token of a TransMamba layer, on average over a text: values beside the layer's input and norm."""
     before, converted, scanned = _shares(config.context, transpoint, shape.chunk)
-    shared, width = shape.groups * shape.state, max(shape.state, shape.value_width)
+    shared, width = shape.groups * shape.state, shape.attention_width
     if not before:
         return shape.inner + 4 * shape.conv_width + shape.heads + _scanned_values(shape)
     # Turned queries and keys, values, the result (copied where it was filled up); the norm's input; cosines and sines.
-    attended = (3 + (width > shape.value_width)) * shape.groups * width + 2 * shape.inner + 2 * shape.state
+    filled = width > shape.value_width
+    attended = (3 + filled) * shape.groups * width + 2 * shape.inner + 2 * shape.state
     every = 2 * shape.conv_width + shape.inner + shape.heads
-    if before == 1:
-        return every + attended
+    if before == 1:  # values that need no filling up are a piece of the convolution's output, which stays for them
+        return every + attended + (0 if filled else shape.conv_width - shape.inner)
     # Tokens are put in the order of the parts, and for the gate their inputs; keys and values on the converter's chunk grid.
     every += shape.inner + (1 - before) * config.width
     return every + before * attended + converted * (shape.inner + shared) + scanned * _scanned_values(shape)

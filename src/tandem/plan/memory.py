@@ -121,8 +121,8 @@ def recurrent_bytes(shape: MambaConfig, value_bytes: int = 2) -> tuple[int, int]
 
 def _before_transpoint(shape: TransMambaConfig, value_bytes: int) -> int:
     """Bytes a token of keys, values and step sizes; the narrower of keys and values is filled up with zeros."""
-    steps = _FLOAT32 * shape.heads if shape.cache == "convert" and shape.convert else 0
-    return 2 * shape.groups * max(shape.state, shape.value_width) * value_bytes + steps
+    steps = _FLOAT32 * shape.heads if shape.keeps_steps else 0
+    return 2 * shape.groups * shape.attention_width * value_bytes + steps
 
 
 def _stage(config: ModelConfig, layout: ParallelLayout, index: int, value_bytes: int) -> tuple[int, int, int, int]:

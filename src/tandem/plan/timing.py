@@ -152,10 +152,9 @@ def _runs(
 ) -> dict[str, Callable[[], float]]:
     """The operations on random tensors; each call gives the seconds of one document."""
     T, H, G, P, N = layout.tokens, shape.heads, shape.groups, shape.head_width, shape.state
-    W = max(N, shape.value_width)  # the layer fills keys or values up to the wider of the two
     generator = torch.Generator(layout.device).manual_seed(0)
     normal = partial(torch.randn, generator=generator, device=layout.device)
-    q_TGW, k_TGW, v_TGW = (normal(T, G, W, dtype=dtype).requires_grad_() for _ in range(3))
+    q_TGW, k_TGW, v_TGW = (normal(T, G, shape.attention_width, dtype=dtype).requires_grad_() for _ in range(3))
     x_THP, B_TGN, C_TGN = (normal(T, *sizes, dtype=dtype).requires_grad_() for sizes in ((H, P), (G, N), (G, N)))
     dt_TH, A_H = normal(T, H).sub_(4).exp_().requires_grad_(), normal(H).exp_().neg_().requires_grad_()
     D_H, start_SHPN = normal(H).requires_grad_(), normal(layout.documents, H, P, N).requires_grad_()

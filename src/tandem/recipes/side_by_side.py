@@ -1,10 +1,11 @@
-"""Several pretrainings side by side, each a process of its own, behind one progress bar. Start at `pretrain_all`.
+"""Several runs side by side, each a process of its own, behind one progress bar. Start at `pretrain_all`.
 
-Small models leave most of a GPU, and much of a server, idle; independent runs fill it. A process writes to its own run
-directory, what it prints goes to `log.txt` there.
+Small models leave most of a GPU, and much of a server, idle; independent runs fill it, and are dealt out to all GPUs. A
+training writes to its own run directory, what it prints goes to `log.txt` there.
 """
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -13,12 +14,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+import torch
 
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining
 from tandem.report import progress
 from tandem.train import is_complete, stop_on_signals
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 _CHILD = "from tandem.recipes.side_by_side import run_child; run_child()"
 _TAIL = 1 << 16
 
@@ -37,12 +44,13 @@ def pretrain_all(configs: Sequence[PretrainConfig], *, jobs: int = 1) -> bool:
         raise ValueError(f"jobs={jobs} is below 1; use the number of trainings to run side by side")
     waiting = deque(config for config in configs if not is_finished(config))
     running: list[_Job] = []
-    total, done = sum(config.train.steps for config in configs), sum(map(_steps_done, configs))
+    started, total, done = 0, sum(config.train.steps for config in configs), sum(map(_steps_done, configs))
     with stop_on_signals() as stop, progress("trainings", total, done=done) as bar:
         try:
             while running or (waiting and not stop.requested):
                 while waiting and len(running) < jobs and not stop.requested:
-                    running.append(_Job(waiting.popleft(), jobs))
+                    running.append(_Job(waiting.popleft(), jobs, started))
+                    started += 1
                 if stop.requested:
                     _interrupt(running)
                 time.sleep(0.2)
@@ -62,22 +70,64 @@ def is_finished(config: PretrainConfig) -> bool:
     return (config.run_dir / "model").is_dir() and is_complete(config.run_dir, config.train.steps)
 
 
+def call_all(function: Callable[[Given], Made], given: Sequence[Given], *, jobs: int, label: str) -> list[Made]:
+    """`function` of each, `jobs` at a time; it and what it takes and gives travel between processes.
+
+    Ctrl-C ends the processes; what they have written stays.
+    """
+    if jobs == 1 or len(given) < 2:
+        return [function(each) for each in given]
+    context, made = multiprocessing.get_context("spawn"), list[Made]()
+    prepare = (context.Value("i", 0), _threads(jobs))
+    with (
+        progress(label, len(given)) as bar,
+        ProcessPoolExecutor(min(jobs, len(given)), context, _prepare_worker, prepare) as pool,
+    ):
+        try:
+            for result in pool.map(function, given):
+                made.append(result)
+                bar.advance(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return made
+
+
+def _prepare_worker(started: Any, threads: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, without a traceback
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # no bars of its own; errors go to the caller
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    os.environ.update(_gpu_of(number))
+    torch.set_num_threads(int(threads))
+
+
+def _threads(jobs: int) -> str:
+    return str(max(1, (os.cpu_count() or 1) // jobs))
+
+
+def _gpu_of(number: int) -> dict[str, str]:
+    """The environment in which a process sees one GPU, another than the process before."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if len(gpus) > 1 else {}
+
+
 class _Job:
     """One training process. It stands outside the terminal's process group, so that Ctrl-C reaches it once, through us."""
 
-    def __init__(self, config: PretrainConfig, jobs: int) -> None:
+    def __init__(self, config: PretrainConfig, jobs: int, number: int = 0) -> None:
         self.config = config
         self.log = config.run_dir / "log.txt"
         self.interrupted = False
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={"OMP_NUM_THREADS": threads, **os.environ},
+                env={"OMP_NUM_THREADS": _threads(jobs), **os.environ, **_gpu_of(number)},
                 start_new_session=True,
             )
         assert self.process.stdin is not None

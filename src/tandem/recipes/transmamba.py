@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,11 @@ from tandem.data import Tokenizer, read_json_object
 from tandem.evaluate import EvaluateConfig, run_evaluation
 from tandem.nn import ModelConfig
 from tandem.plan import transmamba_twins
-from tandem.recipes.comparison import quickstart_shards, seed_by_seed, seeded_runs, settings_of
+from tandem.recipes.comparison import Runs, quickstart_shards, seed_by_seed, seeded_runs, settings_of
 from tandem.recipes.phone_books import write_phone_book_shards
 from tandem.recipes.pretrain import PretrainConfig, read_model_config, validate_at_start
 from tandem.recipes.quickstart import HELD_OUT_BYTES, training
-from tandem.recipes.side_by_side import pretrain_all
+from tandem.recipes.side_by_side import call_all, pretrain_all
 from tandem.recipes.transmamba_results import TASK, Measured, write_results
 from tandem.recipes.transmamba_speed import speeds_by_length
 from tandem.report import atomic_path
@@ -145,10 +146,7 @@ def compare_transmamba(config: TransMambaRecipeConfig) -> Path | None:
     measured = Measured(
         runs=runs,
         adapted=adapted,
-        unadapted={name: [_at_start(run) for run in of] for name, of in adapted.items()},
-        retrieval={name: [_asked(config, run, MULTIPLES) for run in of] for name, of in runs.items()},
-        retrieval_adapted={name: [_asked(config, run, (1,)) for run in of] for name, of in adapted.items()},
-        retrieval_unadapted={name: [_asked_at_start(config, run) for run in of] for name, of in adapted.items()},
+        **_measurements(config, runs, adapted),
         speeds=speeds_by_length(models, template, device, longer=config.speed_contexts, rounds=config.rounds),
     )
     write_results(config, models, measured, device)
@@ -175,6 +173,25 @@ def transmamba_models(config: TransMambaRecipeConfig) -> dict[str, ModelConfig]:
         "hybrid": twins["hybrid"],
         **{schedule: first.rescheduled(schedule) for schedule in config.schedules},
     }
+
+
+def _measurements(config: TransMambaRecipeConfig, runs: Runs, adapted: Runs) -> dict[str, Any]:
+    """What is asked of the trained weights, by field of `Measured`; as many at once as trainings."""
+    asked: dict[str, dict[str, list[partial[dict[str, Any]]]]] = {
+        "unadapted": {name: [partial(_at_start, run) for run in of] for name, of in adapted.items()},
+        "retrieval": {name: [partial(_asked, config, run, MULTIPLES) for run in of] for name, of in runs.items()},
+        "retrieval_adapted": {name: [partial(_asked, config, run, (1,)) for run in of] for name, of in adapted.items()},
+        "retrieval_unadapted": {
+            name: [partial(_asked_at_start, config, run) for run in of] for name, of in adapted.items()
+        },
+    }
+    every = [ask for kind in asked.values() for of in kind.values() for ask in of]
+    answers = iter(call_all(_answer, every, jobs=config.jobs, label="evaluations"))
+    return {kind: {name: [next(answers) for _ in of] for name, of in models.items()} for kind, models in asked.items()}
+
+
+def _answer(ask: "partial[dict[str, Any]]") -> dict[str, Any]:
+    return ask()
 
 
 def _books(config: TransMambaRecipeConfig, text: Path) -> Path:
