@@ -201,6 +201,22 @@ def test_a_batch_that_needs_the_memory_of_graphs_takes_it(
     assert sum("too little memory" in record.message for record in caplog.records) == 2 - graphs
 
 
+def test_a_validation_that_needs_the_memory_of_graphs_takes_it_for_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(CapturedStep, "_capture", repeat)
+    step, _ = captured(network("cpu"))
+
+    def validate() -> int:
+        if step._graphs():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 7
+
+    for _ in range(2):
+        for batch in batches()[:2]:
+            step.backward([batch])
+        assert step._graphs()
+        assert step.beside(validate) == 7
+
+
 def test_too_little_memory_without_graphs_is_an_error(monkeypatch: pytest.MonkeyPatch):
     def none(self: CapturedStep, batch: Batch) -> dict[str, torch.Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -5,11 +5,12 @@ passes are captured, once for each class of batches, and replayed. Matrices that
 bfloat16, cast once a step; their gradients stay in bfloat16, as matrix products make them.
 """
 
+import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from tandem.train.protocols import Replayable, Trainable
 _GRAPHS = 4  # classes of batches that get one; each keeps the gradients of all parameters
 
 _logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def may_capture(task: Trainable, parameters: Sequence[nn.Parameter], config: TrainConfig) -> bool:
@@ -39,8 +41,8 @@ class CapturedStep:
     """One step of `optimizer`, whose state and groups it takes; only its own `step` is not called.
 
     The first batch of a class runs as ever, the second is captured, and all others are replayed. Batches that the task does
-    not hold, and classes beyond a handful, run as ever. A batch that finds too little memory beside graphs takes theirs: from
-    then on there is one class at most, and after a second time none.
+    not hold, and classes beyond a handful, run as ever. A batch that finds too little memory beside graphs takes theirs; see
+    `beside`.
     """
 
     def __init__(self, task: Replayable, optimizer: AdamW, config: TrainConfig) -> None:
@@ -59,15 +61,7 @@ class CapturedStep:
         """Values of the one batch, whose tensors the next call overwrites, and the norm of its gradients."""
         (batch,) = batches
         with torch.cuda.device_of(self._steps[0]):  # a graph is captured and replayed on the current device
-            try:
-                values = self._values(batch)
-            except torch.OutOfMemoryError:
-                if not self._graphs():
-                    raise
-                values = None
-            if values is None:  # not above, where the error still holds what the passes had made
-                self._let_go()
-                values = self._values(batch)
+            values = self.beside(lambda: self._values(batch), fewer=True)
         assert self._gradients is not None
         return {**values, **self.task.counts(batch)}, float(self._adamw.norm(self._gradients))
 
@@ -131,6 +125,7 @@ class CapturedStep:
     def _capture(self, where: "_Class") -> None:
         """Captures the class's passes, which does not run them; where that fails, all its batches run as ever."""
         self._forget()
+        gc.collect()  # a cycle may hold tensors of earlier passes
         graphs = self._graphs()
         try:
             graph = torch.cuda.CUDAGraph()
@@ -147,15 +142,27 @@ class CapturedStep:
     def _graphs(self) -> "list[_Captured]":
         return [where.captured for where in self._classes if where.captured is not None]
 
-    def _let_go(self) -> None:
-        """Gives the memory of all graphs back; those that still fit by themselves are captured again."""
-        self._room = 1 if self._room > 1 else 0
-        what = "keeping one at most" if self._room else "going on without"
-        _logger.warning("too little memory for a batch beside %d CUDA graphs of steps: %s", len(self._graphs()), what)
+    def beside(self, work: Callable[[], Result], *, fewer: bool = False) -> Result:
+        """Does what needs memory beside the graphs; where there is too little of it, they give theirs back first.
+
+        Args:
+            fewer: from then on there is one class at most, and after a second time none.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self._graphs():
+                raise
+        # Not in the handler, where the error still holds the tensors of what failed.
+        _logger.warning("too little memory beside %d CUDA graphs of training steps: let go", len(self._graphs()))
+        if fewer:
+            self._room = 1 if self._room > 1 else 0
         self._classes.clear()
         self._gradients = None
         self._forget()
+        gc.collect()
         torch.cuda.empty_cache()
+        return work()
 
     def _passes(self, batch: Any) -> dict[str, Tensor]:
         with self.narrow.in_use():

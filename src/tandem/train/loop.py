@@ -6,14 +6,14 @@ it is one line of the loop, and what must outlive a process is in `run.py`.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
 from tandem.train.allocator import keep_freed_memory
-from tandem.train.captured import CapturedStep, may_capture
+from tandem.train.captured import CapturedStep, Result, may_capture
 from tandem.train.compiling import may_compile
 from tandem.train.config import TrainConfig
 from tandem.train.log import RunLog
@@ -65,7 +65,7 @@ def _train(run: Run, stop: StopRequest, log: RunLog) -> Reason:
         elif run.is_due(config.log_every) or run.progress.step == 1:
             log.train(run.progress.row, {**values, "lr": lr, "grad_norm": norm, **meter.read()})
         log.advance()
-        _validate(run, log)
+        _validate(run, step, log)
         if run.is_due(config.checkpoint_every):
             run.save()
     run.save()
@@ -100,6 +100,10 @@ class PlainStep:
             self._run.optimizer.step()
         self._run.optimizer.zero_grad()
 
+    def beside(self, work: Callable[[], Result]) -> Result:
+        """Does it; there is nothing that could make room for it."""
+        return work()
+
 
 def _backward(task: Trainable, batches: Sequence[Any]) -> tuple[dict[str, Any], float]:
     """Adds up the gradients of the accumulated batches; they still have to be divided by the returned weight.
@@ -130,11 +134,13 @@ def _combine(values: Sequence[Any], weights: Sequence[float], total: float) -> A
     return sum(value * (weight / total) for value, weight in zip(values, weights, strict=True))
 
 
-def _validate(run: Run, log: RunLog) -> None:
+def _validate(run: Run, step: "PlainStep | CapturedStep", log: RunLog) -> None:
     task = run.task
-    if run.is_due(run.config.validate_every) and isinstance(task, Validating) and (values := task.validate()):
-        run.validation = values
-        log.validation(run.progress.row, values)
+    if run.is_due(run.config.validate_every) and isinstance(task, Validating):
+        values = step.beside(task.validate)
+        if values:
+            run.validation = values
+            log.validation(run.progress.row, values)
 
 
 class _Meter:

@@ -77,6 +77,7 @@ def test_long_documents_are_walked_in_segments_and_groups_in_blocks(
     monkeypatch: pytest.MonkeyPatch, device: str, programs: int, starts: bool
 ):
     monkeypatch.setattr(walks, "_SHORTEST", 32)
+    monkeypatch.setattr(kernels, "_SHORTEST", 32)
     monkeypatch.setattr(walks, "_WALKS", 10**6)
     monkeypatch.setattr(walks, "_GRADIENTS", programs)
     monkeypatch.setattr(kernels, "_CHUNKS", 2)  # so that the sums along a document take several blocks
@@ -108,7 +109,7 @@ def test_the_op_takes_the_kernels(device: str):
     layout = SequenceLayout.from_lengths([33, 4], device=device)
     assert torch.equal(convert_memory(*values, layout), ours(*values, layout))
     (problem,) = vars(layout)["held"]  # the tables live as long as the layout
-    assert problem is walks.problem_of(values[1], values[0], layout.lengths, finer=kernels._FINER)
+    assert problem is kernels._problem_of(values[1], values[0], layout.lengths)
 
 
 def test_what_the_kernels_do_not_take():
@@ -132,6 +133,7 @@ def test_what_the_kernels_do_not_take():
         ([700, 33], (4, 128, 2, 128), torch.bfloat16, 1e-2),
         ([700, 33], (4, 64, 2, 256), torch.bfloat16, 1e-2),
         ([700, 33], (4, 64, 2, 128), torch.float32, 1e-5),
+        ([12_000, 1, 5000], (4, 64, 2, 128), torch.bfloat16, 1e-2),
         ([262_144], (4, 64, 2, 128), torch.bfloat16, 1e-2),
     ],
 )

@@ -157,13 +157,15 @@ def test_widths_without_room_are_left_to_pytorch():
 _TRACED = """
 import torch
 from tandem.ops import SequenceLayout
+from tandem.ops.triton.memory import convert
 from tandem.ops.triton.scan import scan
 device = "cuda" if torch.cuda.is_available() else "cpu"
 layout = SequenceLayout.from_lengths([9, 1, 6], device=device)
 shapes = [(16, 2, 4), (16, 2), (2,), (16, 1, 4), (16, 1, 4), (2,), (3, 2, 4, 4)]
 leaves = [torch.rand(shape, device=device).requires_grad_() for shape in shapes]
 def block(*given):
-    y, final = scan(*given[:5], layout, *given[5:])
+    x, dt, A, B, C, D, start = given
+    y, final = scan(x, dt, A, B, C, layout, D, convert(B, x, dt, A, layout, start))
     return y.sin().sum() + final.sum()
 outcomes = []
 for function in (block, torch.compile(block, fullgraph=True, backend="aot_eager")):

@@ -51,7 +51,8 @@ def scan(
     state_SHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ssd_reference` for x, B and C of one dtype, float32 or narrower; tokens and heads may lie apart in memory."""
-    hold(layout, x_THP, B_TGN)
+    if not (torch.compiler.is_compiling() or isinstance(layout, FixedLayout)):
+        hold(layout, problem_of(x_THP, B_TGN, layout.lengths))
     skip = None if D_H is None else D_H.float()
     state = None if state_SHPN is None else state_SHPN.float()
     tables = _fixed_tables(x_THP, layout) if isinstance(layout, FixedLayout) else None

@@ -130,11 +130,8 @@ def states_kernel(
     segments += segment * 5
     first, behind, chunk = tl.load(segments), tl.load(segments + 1), tl.load(segments + 2).to(tl.int64)
     is_final = (tl.load(segments + 4) & (_FIRST if REVERSE else _LAST)) != 0
-    if LOCAL:
-        if is_final:
-            return
-    elif chunk_states is None:
-        if not is_final:
+    if LOCAL or chunk_states is None:
+        if is_final == LOCAL:
             return
     p0 = tl.program_id(1) * BLOCK_P
     column_P = p0 + tl.arange(0, BLOCK_P)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tandem.ops.layout import FixedLayout, SequenceLayout
+from tandem.ops.layout import SequenceLayout
 from tandem.ops.triton.scan_kernels import decays_kernel, passing_kernel, states_kernel
 from tandem.ops.triton.support import ceil_div, power_of_two
 from tandem.ops.triton.tables import ScanTables, fixed_sizes, fixed_views, scan_tables
@@ -126,15 +126,19 @@ class Problem:
 
 
 def problem_of(
-    value: Tensor, key: Tensor, lengths: Sequence[int], fixed: Tensor | None = None, finer: int = 1
+    value: Tensor,
+    key: Tensor,
+    lengths: Sequence[int],
+    fixed: Tensor | None = None,
+    longest: int | None = None,
 ) -> Problem:
     """The problem of values (T, H, P) and keys (T, G, N).
 
     Args:
         fixed: the tables of a `FixedLayout`; else they are made from the lengths.
-        finer: how many times as many segments as walks that fill the processors.
+        longest: about how many tokens a segment has; as many as a scan takes when None.
     """
-    longest, Q = segment_tokens(lengths, value.shape[1], value.shape[2], finer), chunk_tokens(value.dtype)
+    longest, Q = longest or segment_tokens(lengths, *value.shape[1:]), chunk_tokens(value.dtype)
     if fixed is None:
         return _problem(value.shape, key.shape, value.dtype, value.device, tuple(lengths), longest)
     (T, H, P), (_, G, N), S = value.shape, key.shape, len(lengths)
@@ -142,10 +146,9 @@ def problem_of(
     return Problem(value.dtype, value.device, S, T, H, P, G, N, Q, tables)
 
 
-def hold(layout: SequenceLayout, value: Tensor, key: Tensor, finer: int = 1) -> None:
+def hold(layout: SequenceLayout, problem: Problem) -> None:
     """Lets the tables live as long as the layout: a CUDA graph reads them at each replay."""
-    if not (torch.compiler.is_compiling() or isinstance(layout, FixedLayout)):
-        vars(layout).setdefault("held", set()).add(problem_of(value, key, layout.lengths, finer=finer))
+    vars(layout).setdefault("held", set()).add(problem)
 
 
 @lru_cache(maxsize=64)  # at small sizes a GPU waits for Python
@@ -185,9 +188,9 @@ def _parts(P: int) -> int:
     return 2 if P == 128 else 1
 
 
-def segment_tokens(lengths: Sequence[int], H: int, P: int, finer: int = 1) -> int:
-    """Tokens of a segment, for `finer` times as many walks as fill the processors."""
-    return max(_SHORTEST, sum(lengths) * H * _parts(P) // (finer * _WALKS))
+def segment_tokens(lengths: Sequence[int], H: int, P: int) -> int:
+    """Tokens of a segment, so that walks fill the processors."""
+    return max(_SHORTEST, sum(lengths) * H * _parts(P) // _WALKS)
 
 
 def blocks_of(sets: int, heads: int) -> int:
