@@ -81,7 +81,10 @@ OPTIONS = [
         ("bench", "fly"),
         "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'kernels', 'lengths'",
     ),
-    (("bench", "transmamba", "--model", "nano"), "model.pattern='(MF)2 AMF (MF)2' has no T layers; use a model with some"),
+    (
+        ("bench", "transmamba", "--model", "nano"),
+        "model.pattern='(MF)2 AMF (MF)2' has no T layers; use a model with some",
+    ),
     (("bench", "transmamba", "--length", "8"), "length=8 and rounds=5 must be 64 or more and 1 or more"),
     ((*GENERATE, "--schedule", "v7"), "schedule='v7' needs T layers, but model.pattern="),
     (("bench", "train", "--pears", "3"), "--pears is unknown; did you mean --pairs?"),
