@@ -6,7 +6,7 @@ Letters: X counts 0 … k, Y possible answers (for continuous answers, points of
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from tandem.queries.measures import binomial_pmf, entropy_bits
 Floats = NDArray[np.float64]
 
 
+@runtime_checkable
 class Answers(Protocol):
     """A channel from counts to answers."""
 
@@ -40,7 +41,7 @@ class Answers(Protocol):
 
 def information(f_XY: Floats, pmf: Floats) -> Floats:
     """I(X; Y) = H(Y) - Σ P(x) H(Y | x) in bits, for counts distributed as the last axis of `pmf` says."""
-    return entropy_bits(pmf @ f_XY) - pmf @ entropy_bits(f_XY)
+    return np.asarray(entropy_bits(pmf @ f_XY) - pmf @ entropy_bits(f_XY))
 
 
 def _whole(answer: float, low: int, high: int | None, k: int) -> int:

@@ -195,21 +195,28 @@ class GeneratingFunction:
 
     def sample(self, draws: int, rng: np.random.Generator) -> Integers:
         """Independent draws of the objects' cells, sorted, shape (draws, K), one object after the other."""
-        numbers = np.array(list(self._joint))
+        numbers, k = np.array(list(self._joint)), self.prior.k
         share = np.array(list(self._joint.values()))
-        cells = [self._draw(int(number), rng) for number in rng.choice(numbers, size=draws, p=share / share.sum())]
-        return cells_within(self.partition, np.array(cells).reshape(draws, self.prior.k), rng)
+        left_S = rng.choice(numbers, size=draws, p=share / share.sum())
+        atoms, held = np.full((draws, k), -1), np.zeros((draws, len(self.regions)), dtype=np.int64)
+        for position in range(k):
+            state = np.concatenate([left_S[:, None], held], axis=1)
+            for group in np.unique(state, axis=0):
+                here = np.flatnonzero((state == group).all(1))
+                if group[0] > 0:
+                    chance = self._next(int(group[0]), group[1:])
+                    atoms[here, position] = rng.choice(len(chance), size=len(here), p=chance)
+            placed = atoms[:, position] >= 0
+            held[placed] += self._cut[1][atoms[placed, position]]
+            left_S = left_S - placed
+        return cells_within(self.partition, np.sort(atoms, axis=1), rng)
 
-    def _draw(self, number: int, rng: np.random.Generator) -> Integers:
+    def _next(self, left: int, held: Integers) -> Floats:
+        """P(atom of the next object | `left` objects to place, questions hold `held` of those placed), shape (A,)."""
         partition, signature = self._cut
-        atoms, weight = np.full(self.prior.k, -1), self._weight
-        for left in range(number, 0, -1):
-            power = self._powers[left - 1]
-            after = np.array([float((power * _shifted(weight, by, -1)).sum()) for by in signature]) * partition.mass
-            atom = int(rng.choice(partition.atoms, p=after / after.sum()))
-            atoms[self.prior.k - left] = atom
-            weight = _shifted(weight, signature[atom], -1)
-        return np.sort(atoms)
+        after = [float((self._powers[left - 1] * _shifted(self._weight, held + by, -1)).sum()) for by in signature]
+        chance = np.array(after) * partition.mass
+        return chance / chance.sum()
 
 
 def _shifted(array: Floats, by: Integers, times: int) -> Floats:

@@ -19,7 +19,7 @@ def entropy_bits(pmf: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64
     >>> float(entropy_bits(np.array([0.5, 0.25, 0.25])))
     1.5
     """
-    return -np.asarray(xlogy(pmf, pmf).sum(axis)) / LOG2
+    return np.asarray(-xlogy(pmf, pmf).sum(axis) / LOG2)
 
 
 def sums(key: NDArray[np.int64], weight: NDArray[Any], size: int) -> NDArray[np.float64]:
@@ -27,14 +27,16 @@ def sums(key: NDArray[np.int64], weight: NDArray[Any], size: int) -> NDArray[np.
     return np.asarray(np.bincount(key, weights=weight, minlength=size), dtype=np.float64)
 
 
-def log2_factorial(count: NDArray[np.integer] | int) -> NDArray[np.float64]:
+def log2_factorial(count: NDArray[np.integer] | np.integer | int) -> NDArray[np.float64]:
     """log2 of count!."""
-    return np.asarray(gammaln(np.asarray(count) + 1.0)) / LOG2
+    return np.asarray(gammaln(np.asarray(count) + 1.0) / LOG2)
 
 
-def log2_binomial(n: NDArray[np.integer] | int, count: NDArray[np.integer] | int) -> NDArray[np.float64]:
+def log2_binomial(
+    n: NDArray[np.integer] | np.integer | int, count: NDArray[np.integer] | np.integer | int
+) -> NDArray[np.float64]:
     """log2 of n choose count, for 0 ≤ count ≤ n."""
-    return log2_factorial(n) - log2_factorial(count) - log2_factorial(np.asarray(n) - np.asarray(count))
+    return np.asarray(log2_factorial(n) - log2_factorial(count) - log2_factorial(np.asarray(n) - np.asarray(count)))
 
 
 @cache

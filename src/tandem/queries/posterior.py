@@ -6,7 +6,6 @@ over if all questions were dyadic, else the generating function if it fits, else
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,25 +24,7 @@ from tandem.queries.table import Table, TooManyRowsError
 MAX_LISTED = 2**26  # cells that a map of all cells may have
 
 
-class Engine(Protocol):
-    """What represents a posterior; `Table`, `Product`, `GeneratingFunction` or `Particles`."""
-
-    @property
-    def prior(self) -> Prior: ...
-    @property
-    def partition(self) -> Partition: ...
-    @property
-    def exact(self) -> bool: ...
-    @property
-    def dropped(self) -> float: ...
-    @property
-    def surprise(self) -> float: ...
-    def given(self, region: Region, likelihood_X: Floats) -> "Engine": ...
-    def count_distribution(self, region: Region) -> Floats: ...
-    def atom_counts(self) -> Floats: ...
-    def entropy(self, ordered: bool) -> float: ...
-    def expected_pairs(self, items: Integers) -> Floats: ...
-    def sample(self, draws: int, rng: np.random.Generator) -> Integers: ...
+Engine = Table | Product | GeneratingFunction | Particles
 
 
 class ContradictionError(ValueError):
@@ -197,17 +178,17 @@ class Posterior:
         if self.prior.at_most_one:
             return self.occupied()
         expected_A = counts_AC @ count / np.maximum(self.engine.partition.mass, np.finfo(np.float64).tiny)
-        return np.where(atom_I >= 0, expected_A[atom_I], 0.0) * self._cell_mass()
+        return np.append(expected_A, 0.0)[atom_I] * self._cell_mass()  # the last for cells that hold nothing, atom -1
 
     def occupied(self) -> Floats:
         """P(at least one object in each cell), shape (cells,)."""
         atom_I, partition = self._atom_of_cells(), self.engine.partition
         counts_AC, occupied = self.engine.atom_counts(), np.zeros(self.prior.cells)
-        share_I = self._cell_mass() / np.where(atom_I >= 0, partition.mass[atom_I], 1.0)
+        share_I = self._cell_mass() / np.append(partition.mass, 1.0)[atom_I]
         for count in range(1, self.prior.k + 1):
             if partition.distinct is None:
                 hit = -np.expm1(xlog1py(count, -np.minimum(share_I, 1.0)))
-                occupied += np.where(atom_I >= 0, counts_AC[atom_I, count], 0.0) * hit
+                occupied += np.append(counts_AC[:, count], 0.0)[atom_I] * hit
         if partition.distinct is not None:
             for atom in np.flatnonzero(counts_AC[:, 1:].sum(1) > 0):
                 here = atom_I == atom

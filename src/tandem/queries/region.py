@@ -1,6 +1,6 @@
 """A set to ask about: half-open ranges over the items 0, 1, 2 … or over the real line."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,7 +26,7 @@ class Region:
     starts: NDArray[Any]
     stops: NDArray[Any]
 
-    def __init__(self, ranges: Iterable[tuple[float, float]] | NDArray[Any] = ()):
+    def __init__(self, ranges: Iterable[Sequence[float]] | NDArray[Any] = ()):
         pairs = np.asarray(list(ranges) if not isinstance(ranges, np.ndarray) else ranges)
         if pairs.size == 0:
             pairs = np.empty((0, 2), dtype=pairs.dtype if pairs.dtype.kind == "f" and pairs.ndim == 2 else np.int64)
@@ -71,14 +71,14 @@ class Region:
         if not len(self.starts):
             return np.zeros(places.shape, dtype=bool)
         left = np.searchsorted(self.starts, places, side="right") - 1
-        return (left >= 0) & (places < self.stops[np.maximum(left, 0)])
+        return np.asarray((left >= 0) & (places < self.stops[np.maximum(left, 0)]))
 
     def count(self, objects: ArrayLike) -> int:
         """How many of these objects lie in the region, repeats counted: the answer to the question."""
         return int(self.contains(objects).sum())
 
     def __contains__(self, point: float) -> bool:
-        return bool(self.contains(point))
+        return bool(self.contains(np.asarray(point)))
 
     def __len__(self) -> int:
         self._need_items()

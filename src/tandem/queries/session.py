@@ -226,9 +226,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _state(value: Any) -> Any:
     """A policy or a kind of answers as JSON: its class and its fields, and theirs."""
-    if not is_dataclass(value):
+    if isinstance(value, int | float | list | dict):
         return value
-    held = {field.name: _state(getattr(value, field.name)) for field in fields(value)}
+    held = {field.name: _state(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else {}
     return {"kind": type(value).__name__, **held}
 
 

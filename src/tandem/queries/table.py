@@ -92,7 +92,7 @@ def split_rows(
     parted = (q > 0) & (q < 1)
     counts_RK = np.zeros((rows, k), dtype=np.int64)  # at the first object of each atom that is cut: how many it has
     counts_RK[runs.row[parted], runs.position[parted]] = runs.count[parted]
-    in_whole = (ids_RK >= 0) & (split.fraction_A[ids_RK] >= 1)
+    in_whole = np.append(split.fraction_A, 0.0)[ids_RK] >= 1  # the last for atom -1
     reachable = _reachable(likelihood_X)
     origin, inside, weight = np.arange(rows), in_whole, weight_R
     total, free = in_whole.sum(1), counts_RK.sum(1)
@@ -150,7 +150,7 @@ class Table:
     tolerance: float
 
     @classmethod
-    def start(cls, prior: Prior, limit: int | None = None, tolerance: float = 1e-10) -> "Table":
+    def start(cls, prior: Prior, limit: int | None = None, tolerance: float = 1e-12) -> "Table":
         """The table of a prior; by default it may grow to 2**24 entries, 128 MiB."""
         numbers = np.array([number for number, share in sorted(prior.objects.items()) if share > 0])
         ids = np.where(np.arange(prior.k)[None, :] >= prior.k - numbers[:, None], 0, -1)

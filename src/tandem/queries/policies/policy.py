@@ -1,6 +1,6 @@
 """What a policy is: it sees the posterior and names the next sets of cells to ask about."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from tandem.queries.posterior import Posterior
 from tandem.queries.region import Region
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses questions. Random choices come from `rng` alone, so that a session repeats itself."""
 
