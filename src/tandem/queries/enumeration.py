@@ -24,7 +24,7 @@ MAX_QUESTIONS = 20_000
 def questions_of(rows: Rows) -> Integers | None:
     """How many cells each question takes of each atom, shape (Q, A); None if too many."""
     sizes = rows.partition.size
-    if np.prod(sizes + 1.0) > MAX_QUESTIONS:
+    if np.log(sizes + 1.0).sum() > np.log(MAX_QUESTIONS):
         return None
     return np.array(list(product(*(range(int(size) + 1) for size in sizes))), dtype=np.int64)
 

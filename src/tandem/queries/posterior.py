@@ -6,6 +6,7 @@ over if all questions were dyadic, else the generating function if it fits, else
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -221,7 +222,11 @@ class Posterior:
 
     def best(self) -> tuple[tuple[int, ...], float]:
         """The cells of the most likely row, and its probability; none and 0 while it does not say which cells they are."""
-        rows = self.rows()
+        return self._best
+
+    @cached_property
+    def _best(self) -> tuple[tuple[int, ...], float]:
+        rows = self.rows(len(self.engine.weight_R)) if isinstance(self.engine, Table) else self.rows()
         if self.prior.k == 0:
             return (), 1.0
         ids, inverse = np.unique(rows.ids_RK, axis=0, return_inverse=True)

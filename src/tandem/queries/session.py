@@ -114,9 +114,9 @@ class Session:
         Raises:
             ValueError: the search is done.
         """
+        if self.done:
+            raise ValueError("the search is done, there is nothing to ask; see answer")
         if not self._queue:
-            if self.done:
-                raise ValueError("the search is done, there is nothing to ask; see answer")
             self._queue = self.policy.questions(self.posterior, np.random.default_rng([self.seed, self.questions]))
         return [self.prior.show(region) for region in self._queue]
 
