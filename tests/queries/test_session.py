@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from tandem.queries import (
     BatchGreedyPolicy,
+    BestRange,
     ConfusedAnswers,
     ContradictionError,
     DyadicPolicy,
@@ -95,6 +96,7 @@ def test_the_same_seed_asks_the_same():
         (HalfGreedyPolicy(restarts=1), None),
         (DyadicPolicy(then=GreedyPolicy(restarts=1)), None),
         (BatchGreedyPolicy(size=3), None),
+        (BestRange(longest=20, per_cell=0.01), None),
         (None, NoisyAnswers({-1: 0.1, 0: 0.8, 1: 0.1})),
         (None, ConfusedAnswers([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])),
         (None, MissedAnswers(0.9)),

@@ -16,6 +16,7 @@ from tandem.queries.generating import GeneratingFunction
 from tandem.queries.particles import Particles
 from tandem.queries.policies import (
     BatchGreedyPolicy,
+    BestRange,
     DyadicPolicy,
     EntropyPursuit,
     GreedyPolicy,
@@ -34,6 +35,7 @@ from tandem.queries.table import Table
 __all__ = [
     "Answers",
     "BatchGreedyPolicy",
+    "BestRange",
     "ConfusedAnswers",
     "ContradictionError",
     "DyadicPolicy",

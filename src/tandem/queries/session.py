@@ -22,6 +22,7 @@ from tandem.queries.answers import (
 )
 from tandem.queries.policies import (
     BatchGreedyPolicy,
+    BestRange,
     DyadicPolicy,
     EntropyPursuit,
     GreedyPolicy,
@@ -52,6 +53,7 @@ SAVED = {
             GreedyPolicy,
             HalfGreedyPolicy,
             BatchGreedyPolicy,
+            BestRange,
             SequentialBifurcation,
             RandomHalves,
             EntropyPursuit,

@@ -1,6 +1,7 @@
 """Which question to ask next: one class a policy."""
 
 from tandem.queries.policies.batch_greedy import BatchGreedyPolicy
+from tandem.queries.policies.best_range import BestRange
 from tandem.queries.policies.bifurcation import SequentialBifurcation
 from tandem.queries.policies.dyadic import DyadicPolicy
 from tandem.queries.policies.entropy_pursuit import EntropyPursuit
@@ -11,6 +12,7 @@ from tandem.queries.policies.random_halves import RandomHalves
 
 __all__ = [
     "BatchGreedyPolicy",
+    "BestRange",
     "DyadicPolicy",
     "EntropyPursuit",
     "GreedyPolicy",
