@@ -40,6 +40,10 @@ def modules_after(code: str) -> set[str]:
         ("tandem.ops", "SequenceLayout ssd_reference ssd_chunked ssd_step"),
         ("tandem.plan", "parameters flops memory"),
         ("tandem.train", "fit"),
+        (
+            "tandem.queries",
+            "Prior Posterior DyadicPolicy GreedyPolicy HalfGreedyPolicy SequentialBifurcation Session Region lower_bound",
+        ),
         ("tandem.data", "Tokenizer Batch Packer open_shards"),
         ("tandem.report", "write_report MetricsWriter read_metrics progress atomic_path"),
     ],

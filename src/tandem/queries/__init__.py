@@ -1,0 +1,70 @@
+"""Twenty questions for several objects: find k hidden things by asking how many of them lie in a set."""
+
+from tandem.queries.answers import (
+    Answers,
+    ConfusedAnswers,
+    ExactAnswers,
+    GaussianAnswers,
+    MissedAnswers,
+    NoisyAnswers,
+    PoissonAnswers,
+    SaturatedAnswers,
+)
+from tandem.queries.bounds import capacity, dyadic_entropy, dyadic_information, dyadic_questions, lower_bound
+from tandem.queries.enumeration import Optimum, expected_reduction
+from tandem.queries.generating import GeneratingFunction
+from tandem.queries.particles import Particles
+from tandem.queries.policies import (
+    BatchGreedyPolicy,
+    BestRange,
+    DyadicPolicy,
+    EntropyPursuit,
+    GreedyPolicy,
+    HalfGreedyPolicy,
+    Policy,
+    RandomHalves,
+    SequentialBifurcation,
+)
+from tandem.queries.posterior import ContradictionError, LostObjectsError, Posterior
+from tandem.queries.prior import Prior
+from tandem.queries.product import Product
+from tandem.queries.region import Region
+from tandem.queries.session import Session
+from tandem.queries.table import Table
+
+__all__ = [
+    "Answers",
+    "BatchGreedyPolicy",
+    "BestRange",
+    "ConfusedAnswers",
+    "ContradictionError",
+    "DyadicPolicy",
+    "EntropyPursuit",
+    "ExactAnswers",
+    "GaussianAnswers",
+    "GeneratingFunction",
+    "GreedyPolicy",
+    "HalfGreedyPolicy",
+    "LostObjectsError",
+    "MissedAnswers",
+    "NoisyAnswers",
+    "Optimum",
+    "Particles",
+    "PoissonAnswers",
+    "Policy",
+    "Posterior",
+    "Prior",
+    "Product",
+    "RandomHalves",
+    "Region",
+    "SaturatedAnswers",
+    "SequentialBifurcation",
+    "Session",
+    "Table",
+    "capacity",
+    "dyadic_entropy",
+    "dyadic_information",
+    "dyadic_questions",
+    "expected_reduction",
+    "lower_bound",
+]
