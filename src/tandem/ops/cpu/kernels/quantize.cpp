@@ -4,6 +4,7 @@
 // Operations and their order are those of ops/quantize.py, so that both forms give the same bits. Exact ones (by powers of
 // two) are free to be regrouped by the compiler; the two that round, x S and q s, have bit operations between them.
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <limits>
 
@@ -139,9 +140,20 @@ void round_blocks(const Blocks& s, const Format& f, const In* x, const float* mu
   });
 }
 
+// Asks for large pages where a result is new memory: for one of 64 MB the first touch of 16,000 small pages takes three
+// quarters of the whole time. Advice only; where the system has none nothing changes.
+void expect_writes(void* begin, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t PAGE = 1 << 21;
+  const uintptr_t first = (uintptr_t(begin) + PAGE - 1) / PAGE * PAGE, last = (uintptr_t(begin) + bytes) / PAGE * PAGE;
+  if (first + 4 * PAGE <= last) madvise((void*)first, last - first, MADV_HUGEPAGE);
+#endif
+}
+
 template <class In, class Out>
 void round_blocks(int rounding, const Blocks& s, const Format& f, const void* x, const float* multiplier,
                   const float* step, void* y) {
+  expect_writes(y, s.O * s.R * s.C * int64_t(sizeof(Out)));
   if (rounding == AWAY) round_blocks<AWAY>(s, f, (const In*)x, multiplier, step, (Out*)y);
   if (rounding == EVEN) round_blocks<EVEN>(s, f, (const In*)x, multiplier, step, (Out*)y);
   if (rounding == STOCHASTIC) round_blocks<STOCHASTIC>(s, f, (const In*)x, multiplier, step, (Out*)y);
