@@ -1,7 +1,25 @@
-"""Number formats of any exponent and mantissa bits, and rounding to them with block scales."""
+"""Number formats of any exponent and mantissa bits, rounding to them with block scales, and the law of training in them."""
 
 from tandem.precision.formats import FloatFormat, IntFormat, ScaleFormat, parse_format
+from tandem.precision.law import CAPYBARA, BitsLaw, BlockLaw, Optimum, PrecisionLaw
+from tandem.precision.peer_laws import Chinchilla, Kaplan, Kumar
 from tandem.precision.quantizing import Block, quantize
 from tandem.precision.scales import SCALES
 
-__all__ = ["SCALES", "Block", "FloatFormat", "IntFormat", "ScaleFormat", "parse_format", "quantize"]
+__all__ = [
+    "CAPYBARA",
+    "SCALES",
+    "BitsLaw",
+    "Block",
+    "BlockLaw",
+    "Chinchilla",
+    "FloatFormat",
+    "IntFormat",
+    "Kaplan",
+    "Kumar",
+    "Optimum",
+    "PrecisionLaw",
+    "ScaleFormat",
+    "parse_format",
+    "quantize",
+]

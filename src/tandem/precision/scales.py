@@ -23,20 +23,18 @@ _E4M3 = FloatFormat(4, 3, "ocp:e4m3fn")
 def block_scales(maxima_OYX: Tensor, format: FloatFormat | IntFormat, scale: str) -> tuple[Tensor, Tensor]:
     """S and s = 1 / S of each block.
 
-    Blocks of zeros keep S = 1, and so does a format of 8 exponent bits, whose range is that of the numbers themselves. S stays
-    below the largest power of two, whatever small numbers a block holds.
+    S stays below the largest power of two, whatever small numbers a block holds, or zeros. A format of 8 exponent bits, whose range
+    is that of the numbers themselves, has S = 1.
 
     Args:
         maxima_OYX: the largest |x| of each block, float32 or float64, in which scales are held too.
     """
     if isinstance(format, FloatFormat) and format.exponent == 8:
         return torch.ones_like(maxima_OYX), torch.ones_like(maxima_OYX)
-    filled_OYX = torch.where(maxima_OYX > 0, maxima_OYX, format.max)
     if scale == "float32":
-        S_OYX = (format.max / filled_OYX).clamp(max=1 / torch.finfo(maxima_OYX.dtype).tiny)
+        S_OYX = (format.max / maxima_OYX).clamp_(max=1 / torch.finfo(maxima_OYX.dtype).tiny)
         return S_OYX, 1 / S_OYX
-    s_OYX = _two_level(maxima_OYX, format) if scale == "e4m3" else _power_of_two(filled_OYX, format, scale)
-    s_OYX = torch.where(maxima_OYX > 0, s_OYX, 1)
+    s_OYX = _two_level(maxima_OYX, format) if scale == "e4m3" else _power_of_two(maxima_OYX, format, scale)
     return 1 / s_OYX, s_OYX
 
 
