@@ -1,5 +1,6 @@
 """Number formats of any exponent and mantissa bits, rounding to them with block scales, and the law of training in them."""
 
+from tandem.precision.fitting import Fit, Run, fit
 from tandem.precision.formats import FloatFormat, IntFormat, ScaleFormat, parse_format
 from tandem.precision.law import CAPYBARA, BitsLaw, BlockLaw, Optimum, PrecisionLaw
 from tandem.precision.peer_laws import Chinchilla, Kaplan, Kumar
@@ -13,13 +14,16 @@ __all__ = [
     "Block",
     "BlockLaw",
     "Chinchilla",
+    "Fit",
     "FloatFormat",
     "IntFormat",
     "Kaplan",
     "Kumar",
     "Optimum",
     "PrecisionLaw",
+    "Run",
     "ScaleFormat",
+    "fit",
     "parse_format",
     "quantize",
 ]
