@@ -39,7 +39,7 @@ def modules_after(code: str) -> set[str]:
         ),
         ("tandem.ops", "SequenceLayout ssd_reference ssd_chunked ssd_step"),
         ("tandem.plan", "parameters flops memory"),
-        ("tandem.precision", "FloatFormat IntFormat quantize CAPYBARA"),
+        ("tandem.precision", "FloatFormat IntFormat quantize QuantizedLinear Recipe CAPYBARA"),
         ("tandem.train", "fit"),
         ("tandem.data", "Tokenizer Batch Packer open_shards"),
         ("tandem.report", "write_report MetricsWriter read_metrics progress atomic_path"),
