@@ -76,8 +76,17 @@ OPTIONS = [
     ),
     (("convert", "nano", "o", "--to", "gguf"), "target='o' must be a file that ends in .gguf"),
     (("convert", "nano", "o.gguf", "--to", "gguf"), "no architecture of llama.cpp computes this model"),
-    (("bench",), "{train,decode,peers,kernels,lengths} is missing"),
-    (("bench", "fly"), "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'kernels', 'lengths'"),
+    (("bench",), "{train,decode,peers,transmamba,kernels,lengths} is missing"),
+    (
+        ("bench", "fly"),
+        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'kernels', 'lengths'",
+    ),
+    (
+        ("bench", "transmamba", "--model", "nano"),
+        "model.pattern='(MF)2 AMF (MF)2' has no T layers; use a model with some",
+    ),
+    (("bench", "transmamba", "--length", "8"), "length=8 and rounds=5 must be 64 or more and 1 or more"),
+    ((*GENERATE, "--schedule", "v7"), "schedule='v7' needs T layers, but model.pattern="),
     (("bench", "train", "--pears", "3"), "--pears is unknown; did you mean --pairs?"),
     (("bench", "train", "--pairs", "x"), "--pairs='x' is not a whole number; give one"),
     (("bench", "kernels"), "device='cpu' cannot time kernels; run on a machine with an NVIDIA GPU"),
@@ -125,7 +134,7 @@ def test_the_table_has_every_verb():
 
 
 def test_an_unknown_preset(capsys: pytest.CaptureFixture[str]):
-    message = "preset='turbo' is unknown; use one of nano, mini, small, turbos-560b\n"
+    message = "preset='turbo' is unknown; use one of nano, mini, small, turbos-560b, transmamba-nano, transmamba-400m, transmamba-1.5b\n"
     assert mistake(("plan", "model", "turbo"), capsys) == message
     assert mistake((*PRETRAIN, "--model", "turbo"), capsys) == message
 

@@ -160,7 +160,9 @@ def test_int8_matrices(slots: int, widths: tuple[int, int], dtype: torch.dtype):
     run(program)
     assert close(x, exact(table, program))
     want = x.double() @ exact(weight, program).t()
-    assert close(y, want) or (y.double() - want).norm() <= 2e-4 * want.norm()
+    # Sums of few products may nearly cancel; their terms tell how far x in 14 bits may be off.
+    terms = x.double().abs() @ exact(weight, program).abs().t()
+    assert close(y, want) or (y.double() - want).norm() <= 1e-4 * terms.norm()
 
 
 def test_more_documents_than_int8_is_faster_for_read_the_matrices():

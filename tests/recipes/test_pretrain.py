@@ -282,6 +282,15 @@ def stage(name: str, **changes: Any) -> Stage:
     return Stage(**{"name": name, "steps": 6, "lr": 1e-2, "context": 32, "batch_tokens": 64, **changes})
 
 
+def test_a_curriculum_changes_alpha_of_transmamba_layers_too(config: PretrainConfig, tmp_path: Path):
+    (tmp_path / "t.json").write_text(toy_transmamba().to_json())
+    stages = (stage("base", steps=1), stage("long", steps=1, rope_alpha=50.0))
+    run_pretraining(replace(config, model=str(tmp_path / "t.json"), stages=stages))
+    model, _, _ = hub.load(config.run_dir / "model")
+    assert model.config.transmamba is not None
+    assert model.config.transmamba.rope_alpha == 50
+
+
 def test_a_curriculum_changes_alpha_and_goes_on_in_its_stage(config: PretrainConfig):
     stages = (stage("base"), stage("annealing", cut=False, lr=1e-3), stage("long", context=64, rope_alpha=50.0))
     curriculum = replace(config, stages=stages)

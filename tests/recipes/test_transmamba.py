@@ -34,10 +34,15 @@ def pretrain_here(runs: Sequence[PretrainConfig], *, jobs: int) -> bool:
     return all(map(is_finished, runs))
 
 
+def call_here(function: Callable[[Any], Any], given: Sequence[Any], *, jobs: int, label: str) -> list[Any]:
+    return [function(each) for each in given]
+
+
 @pytest.fixture
 def config(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> TransMambaRecipeConfig:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(transmamba, "pretrain_all", pretrain_here)
+    monkeypatch.setattr(transmamba, "call_all", call_here)
     (tmp_path / "toy.json").write_text(toy_transmamba().to_json())
     return TransMambaRecipeConfig(
         run_dir=tmp_path / "run",

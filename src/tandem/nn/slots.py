@@ -104,7 +104,7 @@ class TransSlots(SSMSlots):
     """State and halo of a TransMamba layer, and keys and values of documents before the TransPoint, until none is.
 
     Attributes:
-        k_SLGW: keys as attention reads them, turned by RoPE where it is used; no capacity after `release`.
+        k_SLGW: keys as attention reads them, turned by RoPE where it is used; no capacity any more once all are behind.
         dt_SLH: step sizes beside them, where they are converted at the TransPoint; None where the state runs along.
         transpoint: the capacity never grows beyond it.
         has_crossed: some document has reached it; is_released: all have, and nothing is kept for attention any more.

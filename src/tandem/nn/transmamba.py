@@ -65,9 +65,9 @@ class TransMamba(Mamba):
             return self._step(x_TD, state)
         split = layout.split(self.transpoint)
         z_ZI, xBC_TC, dt_TH = self._project(x_TD, split)
-        x_THP, B_TGN, C_TGN = self._heads(self._convolve(xBC_TC, layout, state), layout)
-        dt_TH = step_sizes(dt_TH, self.island.dt_bias, self.limits)
-        x_THP, dt_TH, B_TGN, C_TGN = (_ordered(t, split) for t in (x_THP, dt_TH, B_TGN, C_TGN))
+        inputs_TC = _ordered(self._convolve(xBC_TC, layout, state), split)
+        dt_TH = _ordered(step_sizes(dt_TH, self.island.dt_bias, self.limits), split)
+        x_THP, B_TGN, C_TGN = self._heads(inputs_TC, layout, split)
         mixed = self._mix(x_THP, dt_TH, B_TGN, C_TGN, split, state)
         if state is not None:
             state.arrive(layout.ends)
@@ -102,8 +102,8 @@ class TransMamba(Mamba):
         """Gates of the tokens that have one, in the order of the parts; inputs of the convolution and raw step sizes of all."""
         config = self.config
         sizes = [config.inner, config.conv_width, config.heads]
-        with_gate = {"ssm": split.behind, "both": True, "none": None}[config.gate] is not None
-        some = with_gate and config.gate == "ssm" and split.before is not None
+        with_gate = config.gate == "both" or (config.gate == "ssm" and split.behind is not None)
+        some = with_gate and config.gate == "ssm" and split.before is not None  # tokens have one, but not all
         if (some or not with_gate) and is_bare(self.into):
             weight_z, weight = self.into.weight.split([sizes[0], sum(sizes[1:])])
             bias_z, bias = (None, None) if self.into.bias is None else self.into.bias.split([sizes[0], sum(sizes[1:])])
@@ -113,12 +113,14 @@ class TransMamba(Mamba):
         z_ZI = (_behind(z_TI, split) if some else _ordered(z_TI, split)) if with_gate else None
         return z_ZI, xBC_TC, dt_TH
 
-    def _heads(self, inputs_TC: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, inputs_TC: Tensor, layout: SequenceLayout, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """x, B and C of all tokens, in the order of the parts."""
         config = self.config
         x_TI, B_TK, C_TK = inputs_TC.split([config.inner, *[config.groups * config.state] * 2], dim=-1)
         B_TGN, C_TGN = (t.unflatten(-1, (config.groups, -1)) for t in (B_TK, C_TK))
         if self.rope is not None and config.rope_mode == "both":
-            B_TGN, C_TGN = (self.rope(t, layout.position_T) for t in (B_TGN, C_TGN))
+            position_T = layout.position_T if split.order is None else layout.position_T[split.order[0]]
+            B_TGN, C_TGN = (self.rope(t, position_T) for t in (B_TGN, C_TGN))
         return x_TI.unflatten(-1, (config.heads, -1)), B_TGN, C_TGN
 
     def _mix(

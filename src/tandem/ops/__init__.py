@@ -8,6 +8,7 @@ from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
 from tandem.ops.experts import experts_reference, grouped_matmul, mixture, routed_experts, swiglu
+from tandem.ops.fastest import fastest_dtype
 from tandem.ops.greatest import greatest
 from tandem.ops.int8 import int8_copy, quantize_int8, round_to_int8
 from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout, Split
@@ -49,6 +50,7 @@ __all__ = [
     "convert_memory",
     "convert_memory_direct",
     "experts_reference",
+    "fastest_dtype",
     "greatest",
     "grouped_matmul",
     "int8_copy",

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem.ops.cpu.compiled import kernels_for
 from tandem.ops.cpu.decode import attention_step, step_is_supported
+from tandem.ops.cpu.rotary import rotary as cpu_rotary
 from tandem.ops.layout import FixedLayout, NotKeptError, SequenceLayout
 from tandem.ops.triton.support import triton_for
 
@@ -118,6 +120,8 @@ def rotary(x_THP: Tensor, position_T: Tensor, frequency_K: Tensor, amplitude: fl
         frequency_K: radians a token for K pairs; the channels behind the first 2K pass through.
         amplitude: factor of the channels that turn (YaRN).
     """
+    if kernels_for(x_THP) and not frequency_K.requires_grad and len(x_THP):
+        return cpu_rotary(x_THP, position_T, frequency_K, amplitude)
     half = len(frequency_K)
     wide = torch.promote_types(torch.float32, x_THP.dtype)
     angle_T1K = (position_T.to(wide)[:, None] * frequency_K.to(wide))[:, None]

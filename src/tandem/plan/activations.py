@@ -101,7 +101,7 @@ def _switching_values(config: ModelConfig, shape: TransMambaConfig, transpoint: 
     if before == 1:  # values that need no filling up are a piece of the convolution's output, which stays for them
         return every + attended + (0 if filled else shape.conv_width - shape.inner)
     # Tokens are put in the order of the parts, and for the gate their inputs; keys and values on the converter's chunk grid.
-    every += shape.inner + (1 - before) * config.width
+    every += shape.conv_width + (1 - before) * config.width
     return every + before * attended + converted * (shape.inner + shared) + scanned * _scanned_values(shape)
 
 

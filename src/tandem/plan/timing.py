@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tandem.nn import ModelConfig, SequenceLayout, TransMambaConfig, rotary_frequencies
-from tandem.ops import causal_attention, convert_memory, linear, rotary, ssd_chunked
+from tandem.ops import causal_attention, convert_memory, fastest_dtype, linear, rotary, ssd_chunked
 from tandem.plan.transpoints import TransPointCost, paper_cost
 
 _ROUNDS = 5
@@ -76,7 +76,7 @@ def measure_transpoints(
     if context < 16 or seconds <= 0:
         raise ValueError(f"context={context} must be 16 or more and seconds={seconds} above 0 to measure TransPoints")
     device = torch.device(device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = fastest_dtype(device)
     lengths = [n for n in (context // part for part in (16, 8, 4)) if n >= config.chunk] + [context // 2, context]
     cases = _affordable(config, lengths, seconds, device, dtype)
     rounds = [{op: {n: run() for n, run in runs.items()} for op, runs in cases.items()} for _ in range(_ROUNDS)]

@@ -220,10 +220,9 @@ def _only_stage(config: PretrainConfig) -> Stage:
 
 def _at_stage(config: ModelConfig, stage: Stage) -> ModelConfig:
     """The same weights with the RoPE of a stage, and a context that is at least the stage's."""
-    attention = config.attention
-    if attention is not None and stage.rope_alpha != 1:
-        attention = dataclasses.replace(attention, rope_alpha=stage.rope_alpha)
-    return config.replace(attention=attention, context=max(config.context, stage.context))
+    turned = {"attention": config.attention, "transmamba": config.transmamba} if stage.rope_alpha != 1 else {}
+    shapes = {name: dataclasses.replace(shape, rope_alpha=stage.rope_alpha) for name, shape in turned.items() if shape}
+    return config.replace(**shapes, context=max(config.context, stage.context))
 
 
 def _packer(config: PretrainConfig, stage: Stage, chunk: int) -> Packer:

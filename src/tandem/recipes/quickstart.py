@@ -29,6 +29,7 @@ from tandem.data import (
     validation_batches,
 )
 from tandem.nn import HybridLM, ModelConfig
+from tandem.ops import fastest_dtype
 from tandem.plan import all_attention, memory, parameters
 from tandem.recipes.pretrain import PretrainConfig, run_pretraining
 from tandem.report import atomic_directory, atomic_path, read_metrics, write_report
@@ -131,8 +132,8 @@ def training(steps: int, lr: float = 3e-3) -> TrainConfig:
 
 def fast_precision() -> Literal["float32", "bfloat16"]:
     """The number format that this machine multiplies fastest: bf16 where the processor has it natively."""
-    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if native else "float32"
+    narrow = fastest_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
+    return "bfloat16" if narrow else "float32"
 
 
 def _bundle(run_dir: Path, model: HybridLM, tokenizer: TextTokenizer) -> None:

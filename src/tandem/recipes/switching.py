@@ -24,7 +24,7 @@ from tandem.nn import (
     TransMambaConfig,
     transpoints,
 )
-from tandem.recipes.quickstart import fast_precision
+from tandem.ops import fastest_dtype
 
 _WARM_UP = 2
 
@@ -113,12 +113,9 @@ def _passes(layer: nn.Module, tokens: int, config: ModelConfig, device: torch.de
     if not tokens:
         return lambda: None
     layer.to(device)
-    dtype = torch.bfloat16
     if device.type == "cuda":
         layer.bfloat16()
-    elif fast_precision() != "bfloat16":
-        dtype = torch.float32
-    x_TD, pull_TD = torch.randn(2, tokens, config.width, device=device, dtype=dtype)
+    x_TD, pull_TD = torch.randn(2, tokens, config.width, device=device, dtype=fastest_dtype(device))
     layout = SequenceLayout.from_lengths([tokens], chunk=config.chunk, device=device)
 
     def run() -> None:

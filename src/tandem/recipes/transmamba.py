@@ -63,13 +63,13 @@ class TransMambaRecipeConfig:
     seeds: int = 3
     """Trainings of each model, with seeds 0, 1, …; more may be added later."""
 
-    steps: int = 2000
+    steps: int = 1500
     """Optimizer steps of each training."""
 
     batch_tokens: int = 2048
     """Tokens of one step."""
 
-    context: int = 256
+    context: int = 512
     """Longest piece of a document in a batch, in tokens."""
 
     lr: float = 3e-3

@@ -42,6 +42,7 @@ _SIGNATURES = {
     "swiglu_forward": "llipp",
     "swiglu_backward": "llippp",
     "softmax_gradient": "llipppp",
+    "rotary": "pffi" + "p" * 4,
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
     "block_maxima": "pipp",
@@ -98,6 +99,12 @@ def int64s(*values: int) -> ctypes.Array[ctypes.c_int64]:
 def is_narrow(tensor: Tensor) -> bool:
     """True for bfloat16, False for float32, as kernels of both formats take it."""
     return tensor.dtype == torch.bfloat16
+
+
+def rows_of_heads(t: Tensor) -> Tensor:
+    """The same values with heads and their channels side by side; rows may lie apart, as in a slice of a projection."""
+    fits = t.stride(2) == 1 and (t.shape[1] == 1 or t.stride(1) == t.shape[2])
+    return t if fits else t.contiguous()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ Shapes: T tokens, S documents, H heads, P head width, G groups, N state width, C
 import torch
 from torch import Tensor
 
-from tandem.ops.cpu.compiled import call, int64s, is_narrow
+from tandem.ops.cpu.compiled import call, int64s, is_narrow, rows_of_heads
 from tandem.ops.layout import SequenceLayout
 
 _CHUNK = 64  # a chunk's tiles fit the second-level cache; independent of layout.chunk, as results are
@@ -33,7 +33,7 @@ def ssd(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_THP, dt_TH, A_H, B_TGN, C_TGN, D_H, state_SHPN, layout):  # noqa: ANN001, ANN205
-        x, B, C = (_rows_of_heads(t) for t in (x_THP, B_TGN, C_TGN))
+        x, B, C = (rows_of_heads(t) for t in (x_THP, B_TGN, C_TGN))
         dt, A, D = dt_TH.contiguous(), A_H.contiguous(), None if D_H is None else D_H.contiguous()
         initial = None if state_SHPN is None else state_SHPN.contiguous()
         problem = _Problem(x, B, dt, C, layout)
@@ -73,7 +73,7 @@ def convert(
 class _Convert(torch.autograd.Function):
     @staticmethod
     def forward(ctx, K_TGN, V_THP, dt_TH, A_H, layout, state_SHPN):  # noqa: ANN001, ANN205
-        K, V, dt, A = _rows_of_heads(K_TGN), _rows_of_heads(V_THP), dt_TH.contiguous(), A_H.contiguous()
+        K, V, dt, A = rows_of_heads(K_TGN), rows_of_heads(V_THP), dt_TH.contiguous(), A_H.contiguous()
         initial = None if state_SHPN is None else state_SHPN.contiguous()
         problem = _Problem(V, K, dt, K, layout)
         (_, H, P), N = V.shape, K.shape[2]
@@ -121,12 +121,6 @@ def _blocks(sets: int, heads: int, threads: int) -> int:
     As few as possible: each block computes the products of B and C again.
     """
     return next(n for n in range(1, heads + 1) if heads % n == 0 and (n * sets >= threads or n == heads))
-
-
-def _rows_of_heads(t: Tensor) -> Tensor:
-    """The same values with heads and their channels side by side; rows may lie apart, as in a slice of a projection."""
-    fits = t.stride(2) == 1 and (t.shape[1] == 1 or t.stride(1) == t.shape[2])
-    return t if fits else t.contiguous()
 
 
 def _padded(width: int) -> int:
