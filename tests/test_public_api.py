@@ -39,6 +39,7 @@ def modules_after(code: str) -> set[str]:
         ),
         ("tandem.ops", "SequenceLayout ssd_reference ssd_chunked ssd_step"),
         ("tandem.plan", "parameters flops memory"),
+        ("tandem.precision", "FloatFormat IntFormat quantize QuantizedLinear Recipe CAPYBARA"),
         ("tandem.train", "fit"),
         (
             "tandem.queries",

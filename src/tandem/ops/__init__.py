@@ -1,5 +1,5 @@
 """Pure functions on tensors: the sequence layout, SSD scan, causal convolution, attention, memory
-converter, experts, cross-entropy.
+converter, experts, cross-entropy, rounding to small number formats.
 """
 
 from tandem.ops.activations import ACTIVATIONS, GATED
@@ -16,6 +16,7 @@ from tandem.ops.linear import linear
 from tandem.ops.mamba_step import mamba_step, step_sizes
 from tandem.ops.memory import convert_memory, convert_memory_direct
 from tandem.ops.norm import add_rms_norm, rms_norm
+from tandem.ops.quantize import ROUNDINGS, Grid, block_maxima, power_of_two, round_blocks, round_to_grid
 from tandem.ops.routing import SOFTMAX, RoutingRule, route, route_weights
 from tandem.ops.rows import move_rows
 from tandem.ops.ssd import ssd_chunked, ssd_reference, ssd_step
@@ -24,10 +25,12 @@ from tandem.ops.step import StepProgram, StepUnsupportedError
 __all__ = [
     "ACTIVATIONS",
     "GATED",
+    "ROUNDINGS",
     "SOFTMAX",
     "AdamWPass",
     "FixedLayout",
     "Gradients",
+    "Grid",
     "NotKeptError",
     "RoutingRule",
     "SequenceLayout",
@@ -36,6 +39,7 @@ __all__ = [
     "StepUnsupportedError",
     "Trained",
     "add_rms_norm",
+    "block_maxima",
     "blockwise_cross_entropy",
     "cached_attention",
     "causal_attention",
@@ -54,9 +58,12 @@ __all__ = [
     "mamba_step",
     "mixture",
     "move_rows",
+    "power_of_two",
     "quantize_int8",
     "rms_norm",
     "rotary",
+    "round_blocks",
+    "round_to_grid",
     "round_to_int8",
     "route",
     "route_weights",

@@ -45,6 +45,8 @@ _SIGNATURES = {
     "rotary": "pffi" + "p" * 4,
     "gather_sum": "llli" + "p" * 4,
     "scatter_gradient": "llli" + "p" * 6,
+    "block_maxima": "pipp",
+    "round_blocks": "pfii" + "p" * 4,
     "run": "lipp",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
