@@ -23,7 +23,8 @@ class _Rotary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy_THP):  # noqa: ANN001, ANN205
-        return _turned(dy_THP, *ctx.saved_tensors, ctx.amplitude, -1.0), None, None, None
+        position_T, frequency_K = ctx.saved_tensors
+        return _turned(dy_THP, position_T, frequency_K, ctx.amplitude, -1.0), None, None, None
 
 
 def _turned(x_THP: Tensor, position_T: Tensor, frequency_K: Tensor, amplitude: float, direction: float) -> Tensor:
