@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from near import assert_near
 from torch import Tensor
 
 from tandem.ops import FixedLayout, SequenceLayout, convert_memory, convert_memory_direct, ssd_reference
@@ -48,13 +49,6 @@ def ours(K: Tensor, V: Tensor, dt: Tensor, A: Tensor, state: Tensor | None, layo
 
 def recurrence(K: Tensor, V: Tensor, dt: Tensor, A: Tensor, state: Tensor | None, layout: SequenceLayout) -> Tensor:
     return ssd_reference(V, dt, A, K, torch.zeros_like(K), layout, None, state)[1]
-
-
-def assert_near(got: Values, want: Values, bound: float):
-    for have, exact in zip(got, want, strict=True):
-        assert (have is None) == (exact is None)
-        if have is not None and exact is not None:
-            assert (have.double() - exact).norm() <= bound * exact.norm()
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from near import assert_near
 from torch import Tensor
 
 from tandem.ops import FixedLayout, SequenceLayout, ssd_chunked, ssd_reference
@@ -46,13 +47,6 @@ def outcome(scan: Scan, values: Values, lengths: list[int], dtype: torch.dtype |
     weights = [torch.randn(result.shape).bfloat16().to(result.device) for result in results]
     sum((result * weight).sum() for result, weight in zip(results, weights, strict=True)).backward()
     return [*(result.detach() for result in results), *(None if leaf is None else leaf.grad for leaf in leaves)]
-
-
-def assert_near(got: list[Tensor | None], want: list[Tensor | None], bound: float):
-    for have, exact in zip(got, want, strict=True):
-        assert (have is None) == (exact is None)
-        if exact is not None:
-            assert (have.double() - exact).norm() <= bound * exact.norm()
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
