@@ -8,6 +8,15 @@ import numpy as np
 
 from tandem.queries import Answers, Prior, Region
 
+PRIORS = [
+    Prior.uniform(6, k=3),
+    Prior.weights([1, 2, 3, 0, 5, 1], k=3),
+    Prior.uniform(6, k={0: 0.1, 2: 0.6, 3: 0.3}),
+    Prior.uniform(6, k=3, at_most_one=True),
+    Prior.weights([1, 2, 3, 0, 5, 1], k={1: 0.3, 3: 0.7}, at_most_one=True),
+]
+"""Of few enough worlds to list them: known and unknown numbers, equal and unequal weights, cells shared or not."""
+
 
 class BruteForce:
     def __init__(self, prior: Prior, answers: Answers, history: Sequence[tuple[Region, float]] = ()):

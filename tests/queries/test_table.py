@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from brute_force import BruteForce
+from brute_force import PRIORS, BruteForce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,13 +19,6 @@ from tandem.queries import (
 from tandem.queries.answers import information
 from tandem.queries.table import TooManyRowsError
 
-PRIORS = [
-    Prior.uniform(6, k=3),
-    Prior.weights([1, 2, 3, 0, 5, 1], k=3),
-    Prior.uniform(6, k={0: 0.1, 2: 0.6, 3: 0.3}),
-    Prior.uniform(6, k=3, at_most_one=True),
-    Prior.weights([1, 2, 3, 0, 5, 1], k={1: 0.3, 3: 0.7}, at_most_one=True),
-]
 CHANNELS = [
     ExactAnswers(),
     SaturatedAnswers(1),
