@@ -23,8 +23,8 @@ test-all: $(VENV)/ready-hf  ## everything
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)/ready-hf  ## ruff, types, the table of rooms
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check --no-cache  # a cached verdict outlives a module that moved
+	@$(BIN)/ruff format --check --no-cache
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from near import assert_near
 from torch import Tensor
 
+from near import assert_near
 from tandem.ops import FixedLayout, SequenceLayout, convert_memory, convert_memory_direct, ssd_reference
 
 kernels = pytest.importorskip("tandem.ops.triton.memory", reason="needs Triton: pip install triton")
