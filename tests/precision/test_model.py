@@ -93,9 +93,10 @@ def test_prefill_and_decode_are_the_forward_pass(model: HybridLM):
     quantize_model(model.double(), same_for(["P1", "P2"], Operand(format="E4M3", block=8)))
     want, ids_T = logits(model), torch.arange(12) % 64
     state = model.new_state(1)
-    got = [model(ids_T[:5], SequenceLayout.from_lengths([5], chunk=8), state)]
-    for n in range(5, 12):
-        got.append(model(ids_T[n : n + 1], SequenceLayout.from_lengths([1], chunk=8, starts=[n]), state))
+    got = [
+        model(ids_T[n : n + length], SequenceLayout.from_lengths([length], chunk=8, starts=[n]), state)
+        for n, length in ((0, 5), *((n, 1) for n in range(5, 12)))
+    ]
     torch.testing.assert_close(torch.cat(got), want, rtol=1e-7, atol=1e-7)
 
 
