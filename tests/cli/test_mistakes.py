@@ -79,7 +79,7 @@ OPTIONS = [
     (("bench",), "{train,decode,peers,transmamba,precision,kernels,lengths} is missing"),
     (
         ("bench", "fly"),
-        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'kernels', 'lengths'",
+        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'precision', 'kernels', 'lengths'",
     ),
     (
         ("bench", "transmamba", "--model", "nano"),
