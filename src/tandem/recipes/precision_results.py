@@ -72,10 +72,10 @@ def write_results(config: Any, trained: Sequence[Trained]) -> None:
 def results_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Everything that the report says, from the rows of all trainings."""
     middle = _middle(rows)
-    operands = {" ".join(row["targets"]): [] for row in rows if row["block"] == 32 and _is_at(row, middle)}
-    for row in rows:
-        if row["block"] == 32 and _is_at(row, middle):
-            operands[" ".join(row["targets"])].append(row["loss"] - _plain(rows, row))
+    operands: dict[str, list[float]] = {}
+    alone = [row for row in rows if row["block"] == 32 and _is_at(row, middle)]
+    for row in sorted(alone, key=lambda row: (len(row["targets"]), row["targets"], row["seed"])):
+        operands.setdefault(" ".join(row["targets"]), []).append(row["loss"] - _plain(rows, row))
     law = _refit(rows)
     return {
         "rows": list(rows),

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tandem.report.figures import BLUE, GREEN, MUTED, ORANGE, PLUM, WIDE, finish, grid_of, short_number
+from tandem.report.figures import BLUE, GREEN, MUTED, ORANGE, PLUM, WIDE, finish, grid_of
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -30,9 +30,10 @@ def precision_figure(
     finish(figure, panels[1], "Loss above bfloat16's by operand, E1M1", "")
     panels[1].set_xticks(range(len(operands)), labels=[name.replace(" ", "\n") for name in operands], fontsize=8)
     _against_bits(panels[2], rows)
-    finish(figure, panels[2], "Loss by format, block 64", "bits of a number")
+    finish(figure, panels[2], "Loss by format, block 64", "bits of a number", note="line: bfloat16")
     _against_measured(panels[3], predicted)
-    finish(figure, panels[3], "Loss by a law that has not seen the size", "measured loss")
+    note = "" if predicted else "these runs do not determine the law"
+    finish(figure, panels[3], "Loss by a law that has not seen the size", "measured loss", note=note)
     return figure
 
 
@@ -52,8 +53,7 @@ def _against_tokens(axes: "matplotlib.axes.Axes", rows: Sequence[Mapping[str, An
             )
     axes.set_xscale("log")
     axes.minorticks_off()
-    ticks = sorted({row["D"] for row in rows})
-    axes.set_xticks(ticks, labels=[short_number(tick) for tick in ticks])
+    axes.set_xticks(sorted({float(row["D"]) for row in rows}))
 
 
 def _bars(axes: "matplotlib.axes.Axes", operands: Mapping[str, Sequence[float]]) -> None:
@@ -81,7 +81,7 @@ def _against_bits(axes: "matplotlib.axes.Axes", rows: Sequence[Mapping[str, Any]
                 textcoords="offset points",
                 fontsize=8,
             )
-        elif (row["width"], row["D"]) == middle and row["format"] is None:
+        elif (row["width"], row["D"], row["seed"]) == (*middle, 0) and row["format"] is None:
             axes.axhline(row["loss"], color=MUTED, linewidth=1)
 
 
