@@ -14,6 +14,7 @@ from rich.table import Table
 from tandem.plan import (
     BF16,
     COVERAGE,
+    PRECISION_BLOCKS,
     RUN_BITS,
     BestBits,
     Choice,
@@ -36,7 +37,7 @@ class PlanPrecision:
     """Tokens of the training, e.g. 2e12."""
     hardware: Literal["h100", "h200", "b200", "a100", "cpu"]
     """What multiplies."""
-    block: tuple[int | str, ...] = (16, 32, 128, "channel")
+    block: tuple[int | str, ...] = PRECISION_BLOCKS
     """How many numbers share a scale: any of 2 and more, or channel."""
     out: Annotated[Path, tyro.conf.arg(aliases=["--plot"])] = Path("precision.png")
     """Where the plot goes: added loss against bits, critical tokens against parameters."""
@@ -79,9 +80,8 @@ def _advice(plan: PrecisionPlan) -> str:
         return f"{training}[bold]advice: BF16[/bold], as nothing else that {plan.hardware} multiplies costs less for the same loss"
     return (
         f"{training}[bold]advice: {best.native.format}, {best.native.scale} scales for {block_words(best.block)}[/bold]\n"
-        f"  loss {best.added:+.2g} nats a token; BF16's loss takes {best.growth:.3f} times the parameters, "
-        f"{best.cost:.3f} times the time of products\n"
-        f"  more tokens than {readable_count(best.critical_tokens)} would raise the loss"
+        f"  {best.added:+.2g} nats a token over BF16, and more tokens than {readable_count(best.critical_tokens)} would raise the loss\n"
+        f"  BF16's own loss takes {best.growth:.3f} times the parameters and {best.cost:.3f} times the time, at peak"
     )
 
 

@@ -20,11 +20,11 @@ RUN_RATIO = (RUN_TOKENS[0] / RUN_PARAMETERS[1], RUN_TOKENS[1] / RUN_PARAMETERS[0
 """D/N, 15 to 2564."""
 RUN_BITS = (3, 10)
 RUN_BLOCKS = (32, 512)
-"""Besides whole channels; of formats other than E1M1 only channels were run."""
+"""Besides whole channels; the fit knows blocks in E1M1 only."""
 
 COVERAGE = (
-    "The law is of Llama models of 41M to 679M parameters, on 10B to 105B tokens, 3 to 10 bits, with float32 scales. "
-    "Only weights (P2, P4) and the activations of the weight gradient (P6) were rounded. A chip multiplies fast only "
+    "The law is of Llama models of 41M to 679M parameters, on 10B to 105B tokens, 3 to 10 bits, with float32 scales: "
+    "of blocks in E1M1, of channels in other formats. Only weights (P2, P4) and the activations of the weight gradient (P6) were rounded. A chip multiplies fast only "
     "what has both operands in the format, which the law does not describe: expect more loss than it says."
 )
 
@@ -67,7 +67,7 @@ HARDWARE: dict[str, tuple[Native, ...]] = {
 """What chips multiply besides BF16.
 
 h100, h200: FP8 with scales of a channel or of 1 × 128 and 128 × 128 numbers (cuBLAS 12.9, "Boosting Matrix Multiplication Speed and
-Flexibility", NVIDIA's developer blog; support matrix of Transformer Engine). Peaks: 1979 and 989 TFLOPS (H200 data sheet, dense).
+Flexibility", NVIDIA's developer blog; support matrix of Transformer Engine; cuBLAS itself wants E4M3 on one side of each product). Peaks: 1979 and 989 TFLOPS (H200 data sheet, dense).
 b200: MXFP8, MXFP6, MXFP4 and NVFP4, the kinds mxf8f6f4, mxf4 and mxf4nvf4 of tcgen05.mma in the PTX ISA, where six bits take the
 instruction of eight; peaks 9, 4.5 and 2.25 PFLOPS for FP4, FP8 and BF16 (HGX B200 data sheet, dense).
 a100: INT8, 624 TOPS beside 312 TFLOPS (A100 data sheet), which the law does not cover. One scale for a whole tensor, which all of them
@@ -77,7 +77,7 @@ have, is not covered either. cpu: nothing is assumed.
 BF16 = "E8M7"
 """As the paper counts BF16's critical tokens: with a penalty of its own, far below what a run could show."""
 
-BLOCKS: tuple[Block, ...] = (16, 32, 128, "channel")
+PRECISION_BLOCKS: tuple[Block, ...] = (16, 32, 128, "channel")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class PrecisionPlan:
     outside: tuple[str, ...]
 
 
-def plan_precision(*, N: float, D: float, hardware: str, blocks: Sequence[Block] = BLOCKS) -> PrecisionPlan:
+def plan_precision(*, N: float, D: float, hardware: str, blocks: Sequence[Block] = PRECISION_BLOCKS) -> PrecisionPlan:
     """Weighs formats for a training of N parameters on D tokens.
 
     The best choice costs least time for BF16's loss at these tokens, among the formats that the chip multiplies and whose critical
