@@ -24,8 +24,9 @@ RUN_BLOCKS = (32, 512)
 
 COVERAGE = (
     "The law is of Llama models of 41M to 679M parameters, on 10B to 105B tokens, 3 to 10 bits, with float32 scales: "
-    "of blocks in E1M1, of channels in other formats. Only weights (P2, P4) and the activations of the weight gradient (P6) were rounded. A chip multiplies fast only "
-    "what has both operands in the format, which the law does not describe: expect more loss than it says."
+    "of blocks in E1M1, of channels in other formats. Only weights (P2, P4) and the activations of the weight gradient (P6) "
+    "were rounded. A chip multiplies fast only what has both operands in the format, which the law does not describe: "
+    "expect more loss than it says."
 )
 
 
@@ -67,7 +68,8 @@ HARDWARE: dict[str, tuple[Native, ...]] = {
 """What chips multiply besides BF16.
 
 h100, h200: FP8 with scales of a channel or of 1 × 128 and 128 × 128 numbers (cuBLAS 12.9, "Boosting Matrix Multiplication Speed and
-Flexibility", NVIDIA's developer blog; support matrix of Transformer Engine; cuBLAS itself wants E4M3 on one side of each product). Peaks: 1979 and 989 TFLOPS (H200 data sheet, dense).
+Flexibility", NVIDIA's developer blog; support matrix of Transformer Engine; cuBLAS itself wants E4M3 on one side of each product).
+Peaks: 1979 and 989 TFLOPS (H200 data sheet, dense).
 b200: MXFP8, MXFP6, MXFP4 and NVFP4, the kinds mxf8f6f4, mxf4 and mxf4nvf4 of tcgen05.mma in the PTX ISA, where six bits take the
 instruction of eight; peaks 9, 4.5 and 2.25 PFLOPS for FP4, FP8 and BF16 (HGX B200 data sheet, dense).
 a100: INT8, 624 TOPS beside 312 TFLOPS (A100 data sheet), which the law does not cover. One scale for a whole tensor, which all of them
@@ -230,7 +232,7 @@ def _covered(format: str) -> bool:
 
 
 def _formats(natives: Iterable[str]) -> list[str]:
-    """The best of each number of bits that was run, E5M2, what the chip has, and E8M7, which the paper takes for BF16; by bits, then loss."""
+    """The best of each number of bits that was run, E5M2, what the chip has, and BF16, ordered by bits and then by loss."""
     best = (str(CAPYBARA.best_format(bits=bits)) for bits in range(RUN_BITS[0], RUN_BITS[1] + 1))
     names = {*best, "E5M2", BF16, *(_bare(native) for native in natives if _covered(native))}
     return sorted(names, key=lambda name: (parse_format(name).bits, CAPYBARA.loss(N=1, D=1, format=name, block=2)))
