@@ -76,10 +76,10 @@ OPTIONS = [
     ),
     (("convert", "nano", "o", "--to", "gguf"), "target='o' must be a file that ends in .gguf"),
     (("convert", "nano", "o.gguf", "--to", "gguf"), "no architecture of llama.cpp computes this model"),
-    (("bench",), "{train,decode,peers,transmamba,kernels,lengths} is missing"),
+    (("bench",), "{train,decode,peers,transmamba,precision,kernels,lengths} is missing"),
     (
         ("bench", "fly"),
-        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'kernels', 'lengths'",
+        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'precision', 'kernels', 'lengths'",
     ),
     (
         ("bench", "transmamba", "--model", "nano"),

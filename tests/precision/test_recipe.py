@@ -8,6 +8,7 @@ import torch
 from tandem.precision import (
     IntFormat,
     Operand,
+    PrecisionConfig,
     Recipe,
     fp8_deepseek,
     mxfp4,
@@ -86,3 +87,28 @@ def test_mistakes_are_found_when_a_recipe_is_made(options: dict[str, Any], messa
 
 def test_formats_may_be_given_as_such():
     assert Operand(format=IntFormat(7)) == Operand(format="E0M7")
+
+
+def test_options_make_the_recipe():
+    narrow = Operand(format="E4M3", block=128)
+    assert PrecisionConfig().build() == Recipe()
+    assert PrecisionConfig(format="E4M3", block=128).build() == same_for(["P2", "P4", "P6"], narrow)
+    assert PrecisionConfig(format="E4M3", block=128, targets=("P1",)).build() == same_for(["P1"], narrow)
+    assert PrecisionConfig(format="E4M3", targets=()).build() == Recipe()
+    assert PrecisionConfig(recipe="nvfp4").build() == nvfp4()
+    assert PrecisionConfig(recipe="mxfp8", targets=("P1", "P2")).build() == mxfp8().only(["P1", "P2"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "mxfp8", "format": "E4M3"}, "precision.recipe=mxfp8 and precision.format=E4M3: give one of them"),
+        ({"block": 128}, "precision.block=128 says how, but not what; give precision.format too"),
+        ({"format": "E9M9"}, r"precision: format.exponent=9 must be 1 to 8"),
+        ({"format": "E4M3", "block": 0}, r"precision: operand.block=0 must be 1 or more"),
+        ({"format": "E4M3", "targets": ("P7",)}, r"precision: targets=\['P7'\] must be some of P1, P2"),
+    ],
+)
+def test_mistakes_in_options_are_named(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        PrecisionConfig(**options)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tandem import hub
 from tandem.data import Tokenizer, write_shards
 from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
+from tandem.precision import PrecisionConfig
 from tandem.recipes.pretrain import (
     PretrainConfig,
     read_model_config,
@@ -432,3 +433,41 @@ def test_a_list_of_transpoints_is_a_schedule_too(t_config: PretrainConfig):
 def test_mistakes_about_what_to_start_from(t_config: PretrainConfig, spoil: Callable[..., Any], message: str):
     with pytest.raises(ValueError, match=message):
         run_pretraining(spoil(t_config))
+
+
+def weights_after(config: PretrainConfig, run_dir: Path, precision: PrecisionConfig, steps: int = 4) -> dict[str, Any]:
+    schedule = ScheduleConfig(kind="constant", warmup_steps=1)
+    train = replace(config.train, steps=steps, schedule=schedule, precision="bfloat16", validate_every=0)
+    run_pretraining(replace(config, run_dir=run_dir, precision=precision, train=train))
+    return load_file(run_dir / "model" / "model.safetensors")
+
+
+def test_without_targets_a_run_is_bfloat16s_bit_for_bit(config: PretrainConfig, tmp_path: Path):
+    plain = weights_after(config, tmp_path / "plain", PrecisionConfig())
+    empty = weights_after(config, tmp_path / "empty", PrecisionConfig(format="E4M3", block=16, targets=()))
+    assert plain.keys() == empty.keys()
+    assert all(torch.equal(plain[name], empty[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        *(PrecisionConfig(format=name, block=16) for name in ("E1M1", "E2M1", "E4M3", "E5M2", "ocp:e4m3fn", "E0M7")),
+        *(PrecisionConfig(recipe=name) for name in ("fp8-deepseek", "mxfp8", "mxfp4", "nvfp4", "w8a8g8")),
+    ],
+    ids=lambda precision: precision.format or precision.recipe,
+)
+def test_a_run_trains_in_every_format(config: PretrainConfig, tmp_path: Path, precision: PrecisionConfig):
+    plain = weights_after(config, tmp_path / "plain", PrecisionConfig())
+    rounded = weights_after(config, tmp_path / "rounded", precision)
+    assert plain.keys() == rounded.keys()
+    assert all(torch.isfinite(weight).all() for weight in rounded.values())
+    assert any(not torch.equal(plain[name], rounded[name]) for name in plain)
+
+
+def test_a_run_in_a_format_goes_on_to_the_same_weights(config: PretrainConfig, tmp_path: Path):
+    by_chance = PrecisionConfig(recipe="nvfp4")  # its gradients round stochastically
+    straight = weights_after(config, tmp_path / "straight", by_chance, steps=6)
+    weights_after(config, tmp_path / "cut", by_chance, steps=3)
+    resumed = weights_after(config, tmp_path / "cut", by_chance, steps=6)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)

@@ -27,6 +27,7 @@ from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
 from tandem.recipes.pretrain import read_model_config
 from tandem.recipes.quickstart import fast_precision
+from tandem.recipes.rounding import QUANTIZED, measure_quantizer, measure_steps
 from tandem.recipes.switching import measure_switching, spread, total_ratios
 
 
@@ -34,19 +35,20 @@ from tandem.recipes.switching import measure_switching, spread, total_ratios
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "kernels", "lengths"]]
+    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "precision", "kernels", "lengths"]]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
     2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
     on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. transmamba: layers `T`
-    at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. kernels: each op of a
+    at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. precision: training steps of 4 × 512 tokens with
+    operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed. kernels: each op of a
     layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
     256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, peers on cpu, train, decode and transmamba on either."""
+    """Where to run: kernels and lengths on cuda, peers and precision on cpu, train, decode and transmamba on either."""
 
-    model: str = "transmamba-nano"
-    """For transmamba: preset, or a file with a model config in JSON."""
+    model: str | None = None
+    """Preset, or a file with a model config in JSON: `transmamba-nano` for transmamba and `mini` for precision if left out."""
 
     length: int = 4096
     """For transmamba: tokens of the text."""
@@ -81,6 +83,9 @@ def run(argv: Sequence[str]) -> None:
         return
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
+    if arguments.work == "precision":
+        _precision(arguments)
+        return
     if arguments.work == "peers":
         _peers(arguments.pairs)
         return
@@ -112,17 +117,38 @@ def _peers(rounds: int) -> None:
 
 
 def _transmamba(arguments: BenchArguments) -> None:
+    model = arguments.model or "transmamba-nano"
     rows = measure_switching(
-        read_model_config(arguments.model), length=arguments.length, device=arguments.device, rounds=arguments.pairs
+        read_model_config(model), length=arguments.length, device=arguments.device, rounds=arguments.pairs
     )
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
-    title = f"{arguments.model}, {arguments.length:,} tokens, forward + backward; {where}, torch {torch.__version__}"
+    title = f"{model}, {arguments.length:,} tokens, forward + backward; {where}, torch {torch.__version__}"
     table = Table("TransPoint", "T ms", "attention ms", "Mamba-2 ms", "T / the two (range)", title=title)
     for row in rows:
         table.add_row(*row.cells())
     table.add_section()
     table.add_row("all", "", "", "", spread(total_ratios(rows)))
     Console().print(table)
+
+
+def _precision(arguments: BenchArguments) -> None:
+    model = arguments.model or "mini"
+    where = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    steps = Table(
+        *("operands in E4M3, block 128", "ms a step", f"ms in {fast_precision()}", "ratio (range)"),
+        title=f"{model}, training step of 4 × 512 tokens; {where}",
+    )
+    for cost in measure_steps(read_model_config(model), pairs=arguments.pairs):
+        steps.add_row(*cost.cells(slower=True))
+    Console().print(steps)
+    rows, columns = QUANTIZED
+    rounding = Table(
+        *("format", "ms, scales of 128 numbers", "qtorch ms, no scales", "qtorch / Tandem (range)"),
+        title=f"quantize, {rows} × {columns} float32; {where}",
+    )
+    for cost in measure_quantizer(pairs=arguments.pairs):
+        rounding.add_row(*cost.cells(slower=False))
+    Console().print(rounding)
 
 
 def _train_on_gpu(device: str) -> None:

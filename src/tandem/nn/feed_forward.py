@@ -15,6 +15,7 @@ from tandem.nn.config import DenseConfig, MoEConfig
 from tandem.ops import (
     ACTIVATIONS,
     SOFTMAX,
+    GroupedProduct,
     SequenceLayout,
     StepProgram,
     StepUnsupportedError,
@@ -119,10 +120,21 @@ class RouterIsland(Float32Island):
 class Experts(nn.Module):
     """Matrices of the routed experts, one leading axis over experts."""
 
-    def __init__(self, config: MoEConfig, width: int) -> None:
+    def __init__(self, gate_up_EDF: nn.Parameter, down_EFD: nn.Parameter) -> None:
         super().__init__()
-        self.gate_up_EDF = nn.Parameter(torch.empty(config.experts, width, config.inputs * config.hidden))
-        self.down_EFD = nn.Parameter(torch.empty(config.experts, config.hidden, width))
+        self.gate_up_EDF = gate_up_EDF
+        self.down_EFD = down_EFD
+
+    @classmethod
+    def build(cls, config: MoEConfig, width: int) -> "Experts":
+        """Empty matrices; the layer draws them with `init_weights`."""
+        gate_up_EDF = torch.empty(config.experts, width, config.inputs * config.hidden)
+        return cls(nn.Parameter(gate_up_EDF), nn.Parameter(torch.empty(config.experts, config.hidden, width)))
+
+    @property
+    def product(self) -> GroupedProduct | None:
+        """What multiplies rows by the matrices in place of `grouped_matmul`; a subclass may have one."""
+        return None
 
     def round_to_int8(self) -> None:
         """Rounds the matrices in place."""
@@ -141,7 +153,7 @@ class MixtureOfExperts(nn.Module):
         self.config = config
         self.width = width
         self.island = RouterIsland(config.experts, width, config.selection_bias)
-        self.experts = Experts(config, config.latent or width)
+        self.experts = Experts.build(config, config.latent or width)
         self.activation = ACTIVATIONS[config.activation]
         self.into_latent = Linear(width, config.latent, config.bias) if config.latent else nn.Identity()
         self.from_latent = Linear(config.latent, width, config.bias) if config.latent else nn.Identity()
@@ -168,17 +180,18 @@ class MixtureOfExperts(nn.Module):
         Args:
             route_TK: recorded choices to replay; weights are still those of the live router.
         """
-        shared = self.shared
-        is_whole = shared is None or is_bare(shared.gate_up, shared.down)
+        shared, experts = self.shared, self.experts
+        is_whole = experts.product is None and (shared is None or is_bare(shared.gate_up, shared.down))
         if self.is_plain and is_whole and route_TK is None and not self.training:  # nothing between choosing and using
             y_TD, *choice = mixture(x_TD, *self._plain_weights())
             return y_TD, Routing(*choice)
         routing = self._route(x_TD, route_TK)
-        matrices = (self.experts.gate_up_EDF, self.experts.down_EFD)
+        matrices = (experts.gate_up_EDF, experts.down_EFD)
         rows_TL = self.into_latent(x_TD)
         shared_TD = shared(x_TD, layout) if shared else None
         plus_TD = None if self.config.latent else shared_TD
-        y_TL = routed_experts(rows_TL, routing.expert_TK, routing.weight_TK, *matrices, self.activation, plus_TD)
+        choice = (routing.expert_TK, routing.weight_TK)
+        y_TL = routed_experts(rows_TL, *choice, *matrices, self.activation, plus_TD, experts.product)
         y_TD = self.from_latent(y_TL)
         return y_TD if shared_TD is None or plus_TD is not None else y_TD + shared_TD, routing
 

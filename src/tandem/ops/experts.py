@@ -20,6 +20,8 @@ from tandem.ops.linear import linear
 from tandem.ops.routing import route
 from tandem.ops.triton.support import triton_for
 
+GroupedProduct = Callable[[Tensor, Tensor, list[int] | Tensor], Tensor]  # as `grouped_matmul`
+
 _ROW_BLOCK = 32
 _ROUTED_BY_A_GPU = (
     4096  # tokens: fewer do not keep it busy for as long as PyTorch's ten launches of routing take the CPU
@@ -98,11 +100,13 @@ def routed_experts(
     down_EFD: Tensor,
     activation: Callable[[Tensor], Tensor] = swiglu,
     plus_TD: Tensor | None = None,
+    product: GroupedProduct | None = None,
 ) -> Tensor:
     """Σ_k weight_k · expert_k(x) for each token.
 
     Args:
         plus_TD: added to it, as what an expert gives that is always on.
+        product: in place of `grouped_matmul`. Rows that no choice takes are zeros in what it gets.
         gate_up_EDF: both input matrices of each expert side by side, (E, D, 2F), or one, (E, D, F), for an activation
             without a gate; down_EFD: (E, F, D).
     Returns:
@@ -110,6 +114,9 @@ def routed_experts(
     """
     ends, token_R, place_TK = _sort_by_expert(expert_TK, gate_up_EDF.shape[0], triton_for(x_TD, weight_TK))
     rows_RD = _Dispatch.apply(x_TD, token_R, place_TK)
+    if product is not None:
+        hidden_RF = activation(product(_without_padding(rows_RD, place_TK), gate_up_EDF, ends))
+        return _Combine.apply(product(hidden_RF, down_EFD, ends), place_TK, weight_TK, plus_TD)
     if activation is swiglu and isinstance(ends, Tensor) and _has_gated_product(x_TD, gate_up_EDF, down_EFD):
         rows_RD = _GatedExperts.apply(rows_RD, gate_up_EDF.to(x_TD.dtype), down_EFD.to(x_TD.dtype), ends)
         return _Combine.apply(rows_RD, place_TK, weight_TK, plus_TD)
@@ -139,6 +146,12 @@ def _sort_by_expert(expert_TK: Tensor, experts: int, triton: bool) -> tuple[list
     place_R = torch.empty_like(order_R).scatter_(0, order_R, row_R)
     token_R = order_R.new_zeros(sum(padded)).index_copy_(0, row_R, order_R // expert_TK.shape[1])
     return list(accumulate(padded)), token_R, place_R.view_as(expert_TK)
+
+
+def _without_padding(rows_RD: Tensor, place_TK: Tensor) -> Tensor:
+    """Zeros where no choice has its row, so that no scale that looks at all rows of an expert sees them."""
+    spare_R = torch.ones(len(rows_RD), dtype=torch.bool, device=rows_RD.device).index_fill_(0, place_TK.flatten(), 0)
+    return rows_RD.masked_fill(spare_R[:, None], 0)
 
 
 class _Dispatch(torch.autograd.Function):
@@ -232,7 +245,7 @@ class _GroupedMatmul(torch.autograd.Function):
             grad_RF = grad_RF.contiguous()
             return _grouped(grad_RF, w_EDF.mT, ends), F.grouped_mm(x_RD.t(), grad_RF, offs=ends), None
         grad_w_EDF = torch.zeros_like(w_EDF)
-        for expert, rows in _spans(ctx.ends):
+        for expert, rows in spans(ctx.ends):
             torch.mm(x_RD[rows].t(), grad_RF[rows], out=grad_w_EDF[expert])
         return _grouped(grad_RF, w_EDF.mT, ctx.ends), grad_w_EDF, None
 
@@ -278,11 +291,12 @@ def _grouped(x_RD: Tensor, w_EDF: Tensor, ends: list[int] | Tensor) -> Tensor:
     if isinstance(ends, Tensor):
         return F.grouped_mm(x_RD, w_EDF, offs=ends)
     y_RF = x_RD.new_empty(x_RD.shape[0], w_EDF.shape[2])
-    for expert, rows in _spans(ends):
+    for expert, rows in spans(ends):
         torch.mm(x_RD[rows], w_EDF[expert], out=y_RF[rows])
     return y_RF
 
 
-def _spans(ends: list[int]) -> list[tuple[int, slice]]:
+def spans(ends: list[int]) -> list[tuple[int, slice]]:
+    """Each expert that has rows, and where they lie."""
     pairs = enumerate(pairwise([0, *ends]))
     return [(expert, slice(first, end)) for expert, (first, end) in pairs if end > first]

@@ -127,7 +127,7 @@ def _law(law: type[LawT], logarithms_K: Floats) -> LawT:
 
 
 def _errors(law: type[Any], table: _Table, logarithms_K: Floats) -> Floats:
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         predicted_R = _law(law, logarithms_K).predict(*table[:5])
     # Far from any loss, but finite: what a start may run into.
     return np.nan_to_num(predicted_R - table.loss, nan=1e6, posinf=1e6)

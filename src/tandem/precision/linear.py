@@ -49,7 +49,7 @@ class _QuantizedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, recipe: Recipe) -> Tensor:
         ctx.save_for_backward(x, weight_OI, bias_O)
         ctx.recipe = recipe
-        return linear(_rounded(recipe.P1, x, -1, x.dtype), _rounded(recipe.P2, weight_OI, -1, x.dtype), bias_O)
+        return linear(rounded(recipe.P1, x, -1, x.dtype), rounded(recipe.P2, weight_OI, -1, x.dtype), bias_O)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -58,15 +58,16 @@ class _QuantizedProduct(torch.autograd.Function):
         recipe, dx, d_weight, d_bias = ctx.recipe, None, None, None
         dy_TO = dy.reshape(-1, dy.shape[-1])
         if ctx.needs_input_grad[0]:
-            narrow = _rounded(recipe.P3, dy_TO, -1, x.dtype)
-            dx = (narrow @ _rounded(recipe.P4, weight_OI, 0, x.dtype)).view(x.shape)
+            narrow = rounded(recipe.P3, dy_TO, -1, x.dtype)
+            dx = (narrow @ rounded(recipe.P4, weight_OI, 0, x.dtype)).view(x.shape)
         if ctx.needs_input_grad[1]:
-            narrow, x_TI = _rounded(recipe.P5, dy_TO, 0, x.dtype), x.reshape(-1, x.shape[-1])
-            d_weight = (narrow.t() @ _rounded(recipe.P6, x_TI, 0, x.dtype)).to(weight_OI.dtype)
+            narrow, x_TI = rounded(recipe.P5, dy_TO, 0, x.dtype), x.reshape(-1, x.shape[-1])
+            d_weight = (narrow.t() @ rounded(recipe.P6, x_TI, 0, x.dtype)).to(weight_OI.dtype)
         if ctx.needs_input_grad[2]:
             d_bias = dy_TO.sum(0).to(bias_O.dtype)
         return dx, d_weight, d_bias, None
 
 
-def _rounded(operand: Operand | None, x: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+def rounded(operand: Operand | None, x: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+    """What a product of that dtype reads of an operand whose blocks lie along `axis`."""
     return x.to(dtype) if operand is None else operand.round(x, axis, dtype)

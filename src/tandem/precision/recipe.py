@@ -8,8 +8,9 @@ An operand that is rounded in two products may be rounded differently in each: t
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from tandem.precision.quantizing import Block, quantize
 from tandem.precision.scales import SCALES
 
 TARGETS = ("P1", "P2", "P3", "P4", "P5", "P6")
+PAPER_TARGETS = ("P2", "P4", "P6")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ def same_for(targets: Iterable[str], operand: Operand) -> Recipe:
 
 def paper_recipe(format: str | Format, block: Block = "channel") -> Recipe:
     """What the law's runs did: weights, and the activations of the weight gradient (arXiv 2501.02423, §3.4)."""
-    return same_for(("P2", "P4", "P6"), Operand(format=format, block=block))
+    return same_for(PAPER_TARGETS, Operand(format=format, block=block))
 
 
 def fp8_deepseek() -> Recipe:
@@ -130,3 +132,65 @@ def w8a8g8() -> Recipe:
 
 def _with_weights(others: Operand, weights: Operand) -> Recipe:
     return Recipe(P1=others, P2=weights, P3=others, P4=weights, P5=others, P6=others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionConfig:
+    """Which operands of the layers' matrix products are rounded in training, as options of a run.
+
+    A named recipe, or a format of one's own; nothing is rounded where neither is given or `targets` is empty.
+    """
+
+    recipe: Literal["none", "fp8-deepseek", "mxfp8", "mxfp4", "nvfp4", "w8a8g8"] = "none"
+    """What training programs use, see docs/precision.md; not with a format."""
+
+    format: str | None = None
+    """A format for all targets: E4M3, E2M1, ocp:e4m3fn, E0M7, …"""
+
+    block: int | Literal["channel", "tensor"] = "channel"
+    """Neighbors along a product's sum that share a scale, all of them, or the whole operand; of `format`."""
+
+    rounding: Literal["nearest-away", "nearest-even", "stochastic"] = "nearest-away"
+    """How `format` rounds."""
+
+    scale: Literal["float32", "e8m0", "e8m0-ceil", "e8m0-even", "e4m3"] = "float32"
+    """How the scales of `format` are kept."""
+
+    targets: tuple[str, ...] | None = None
+    """Operands to round, of P1 to P6; None takes all that a named recipe has, and P2 P4 P6 of a format, as the law's runs."""
+
+    def __post_init__(self) -> None:
+        if self.recipe not in _RECIPES:
+            raise ValueError(f"precision.recipe={self.recipe!r} is not known; use {', '.join(_RECIPES)}")
+        if self.recipe != "none" and self.format is not None:
+            raise ValueError(f"precision.recipe={self.recipe} and precision.format={self.format}: give one of them")
+        if self.recipe == "none" and self.format is None:
+            for option in ("block", "rounding", "scale", "targets"):
+                if (value := getattr(self, option)) != PrecisionConfig.__dataclass_fields__[option].default:
+                    raise ValueError(f"precision.{option}={value} says how, but not what; give precision.format too")
+        self.build()
+
+    def build(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            ValueError: an unknown format, or a block, rounding, scale or target that there is not.
+        """
+        try:
+            if self.format is None:
+                recipe = _RECIPES[self.recipe]()
+                return recipe if self.targets is None else recipe.only(self.targets)
+            operand = Operand(format=self.format, block=self.block, rounding=self.rounding, scale=self.scale)
+            return same_for(PAPER_TARGETS if self.targets is None else self.targets, operand)
+        except ValueError as error:
+            raise ValueError(f"precision: {error}") from error
+
+
+_RECIPES: dict[str, Callable[[], Recipe]] = {
+    "none": Recipe,
+    "fp8-deepseek": fp8_deepseek,
+    "mxfp8": mxfp8,
+    "mxfp4": mxfp4,
+    "nvfp4": nvfp4,
+    "w8a8g8": w8a8g8,
+}

@@ -13,6 +13,7 @@ from typing import Any
 from tandem import hub
 from tandem.data import Packer, Source, Tokenizer, ValidationBatches, open_shards, validation_batches
 from tandem.nn import HybridLM, ModelConfig, preset
+from tandem.precision import PrecisionConfig, quantize_model
 from tandem.report import write_report
 from tandem.train import (
     MAY_CHANGE,
@@ -70,6 +71,9 @@ class PretrainConfig:
     validation_bytes: int | None = 1_000_000
     """Bytes of held-out text per validation, rounded up to whole documents; None takes all."""
 
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """Operands of the layers' products to round to a small format; `train.precision` is the dtype of all the others."""
+
     device: str = "auto"
     """`auto` takes a CUDA GPU if there is one, else the CPU; or cpu, cuda, cuda:N. A run may go on on another device."""
 
@@ -116,6 +120,7 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
         # Before every model, so that its first weights do not depend on what an earlier stage has drawn.
         seed_everything(settings.seed)
         model = _first_model(config, _at_stage(model_config, stage), tokenizer).to(device)
+        quantize_model(model, config.precision.build())
         held_out = _validation(config, stage, model_config.chunk)
         return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
 
@@ -172,6 +177,7 @@ def validate_at_start(config: PretrainConfig) -> dict[str, Any]:
     tokenizer = _tokenizer(config, model_config)
     seed_everything(config.train.seed)
     model = _first_model(config, _at_stage(model_config, stage), tokenizer).to(device)
+    quantize_model(model, config.precision.build())
     with repeatable(device):
         return LanguageModelTask(model, config.train, _validation(config, stage, model_config.chunk)).validate()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tandem.data import Batch, ValidationBatches
 from tandem.nn import Experts, HybridLM, Linear, MixtureOfExperts
 from tandem.ops import FixedLayout
+from tandem.precision import is_quantized
 from tandem.train.config import OptimizerConfig, TrainConfig
 from tandem.train.optimizer import param_groups
 
@@ -76,9 +77,14 @@ class LanguageModelTask:
         ]
 
     def hold(self, batch: Batch) -> Batch | None:
-        """The batch on a GPU, with room for other documents; None where experts have a capacity, which the CPU watches."""
+        """The batch on a GPU, with room for other documents.
+
+        None where the CPU has a part in a step: experts with a capacity, and rounded products.
+        """
         layers = self.model.layers.modules()
-        if any(isinstance(layer, MixtureOfExperts) and layer.config.capacity_factor is not None for layer in layers):
+        if is_quantized(self.model) or any(
+            isinstance(layer, MixtureOfExperts) and layer.config.capacity_factor is not None for layer in layers
+        ):
             return None
         room = max(_FEWEST_DOCUMENTS, 1 << (batch.layout.documents - 1).bit_length())
         layout = FixedLayout.of(batch.layout, room, self._device)
