@@ -10,6 +10,8 @@ from tandem.plan import (
     counted_cost,
     measure_transpoints,
     paper_cost,
+    plan_precision,
+    precision_figure,
     readable_bytes,
     state_figure,
     transpoints_figure,
@@ -62,3 +64,14 @@ def test_the_cost_of_a_transpoint_is_drawn_with_and_without_a_measurement(second
     # Blue and green curves are always there, the rust of the measurement where there is one.
     assert {(0x1F, 0x5F, 0x8B), (0x3F, 0x8F, 0x74)} <= colors
     assert ((0xB3, 0x54, 0x1E) in colors) == bool(seconds)
+
+
+@pytest.mark.parametrize(("hardware", "blocks"), [("h200", (16, 32, 128, "channel")), ("cpu", (*range(2, 10),))])
+def test_what_a_format_costs_is_drawn(hardware: str, blocks: tuple[int | str, ...], tmp_path: Path):
+    """More blocks than colors, and a chip without formats, too; the runs behind the law are gray."""
+    plan = plan_precision(N=7e9, D=2e12, hardware=hardware, blocks=blocks)
+    path = precision_figure(plan, tmp_path / "new" / "precision.png")
+    with Image.open(path) as image:
+        assert image.width > 1600
+        colors = {color for _, color in image.convert("RGB").getcolors(1 << 24) or ()}
+    assert {(0x1F, 0x5F, 0x8B), (0x3F, 0x8F, 0x74), (0xB3, 0x54, 0x1E), (0xCC, 0xCC, 0xCC)} <= colors

@@ -19,7 +19,7 @@ from tandem.nn import (
     presets,
 )
 from tandem.ops import ACTIVATIONS
-from tandem.plan import Parameters, all_mamba, parameters
+from tandem.plan import Parameters, all_mamba, parameters, readable_count
 
 
 def counted(config: ModelConfig) -> int:
@@ -152,3 +152,12 @@ def test_kinds_that_do_not_occur_are_left_out():
     assert counts == Parameters(
         by_kind={"embedding": 32, "dense": 36, "norms": 8}, active_by_kind={"embedding": 32, "dense": 36, "norms": 8}
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1_000, "1.00K"), (40_894_464, "40.89M"), (7e9, "7.00B"), (1.7304e15, "1730.40T")],
+)
+def test_readable_count(count: float, text: str):
+    assert readable_count(count) == text
+    assert readable_count(2e9, "G") == "2.00G"

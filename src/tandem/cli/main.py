@@ -14,7 +14,7 @@ from tandem.cli.errors import user_errors
 
 VERBS = {
     "quickstart": ("tandem.cli.quickstart", "fetch text, train a small hybrid model, write a report, answer a prompt"),
-    "plan": ("tandem.cli.plan", "parameters, FLOPs and memory of a model, without allocating it"),
+    "plan": ("tandem.cli.plan", "parameters, FLOPs and memory of a model, and the number format to train it in"),
     "data": ("tandem.cli.data", "fetch a corpus, train a tokenizer, write token shards"),
     "pretrain": ("tandem.cli.pretrain", "train a model on token shards; resumes from its run directory"),
     "generate": ("tandem.cli.generate", "continue a prompt"),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.arguments import parse_command
+from tandem.cli.plan_precision import PlanPrecision, print_precision_plan
 from tandem.hub import choose_device
 from tandem.nn import ModelConfig, preset
 from tandem.plan import (
@@ -31,6 +32,7 @@ from tandem.plan import (
     paper_cost,
     parameters,
     readable_bytes,
+    readable_count,
     state_figure,
     switching_layers,
     transpoints_figure,
@@ -60,7 +62,14 @@ class PlanModel:
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb) and prints the plan it asks for."""
-    plan_model(parse_command({"model": PlanModel}, "tandem plan", "Weigh a model before it is made.", argv))
+    options = parse_command(_COMMANDS, "tandem plan", "Weigh a model before it is made.", argv)
+    if isinstance(options, PlanPrecision):
+        print_precision_plan(options)
+    else:
+        plan_model(options)
+
+
+_COMMANDS: dict[str, type[PlanModel] | type[PlanPrecision]] = {"model": PlanModel, "precision": PlanPrecision}
 
 
 def plan_model(options: PlanModel) -> None:
@@ -123,9 +132,9 @@ def _parameter_table(counts: Parameters) -> Table:
     for heading in ("kind", "all", "active a token"):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for kind, count in counts.by_kind.items():
-        table.add_row(kind.replace("_", " "), _count(count), _count(counts.active_by_kind[kind]))
+        table.add_row(kind.replace("_", " "), readable_count(count), readable_count(counts.active_by_kind[kind]))
     table.add_section()
-    table.add_row("total", _count(counts.total), _count(counts.active), style="bold")
+    table.add_row("total", readable_count(counts.total), readable_count(counts.active), style="bold")
     return table
 
 
@@ -134,9 +143,9 @@ def _work_table(work: Flops, context: int) -> Table:
     for heading in ("kind", "forward", "training", "formula of one layer, forward"):
         table.add_column(heading, justify="right" if heading in ("forward", "training") else "left")
     for kind, count in work.by_kind.items():
-        table.add_row(kind, _count(count, "G"), _count(3 * count, "G"), FORMULAS[kind])
+        table.add_row(kind, readable_count(count, "G"), readable_count(3 * count, "G"), FORMULAS[kind])
     table.add_section()
-    table.add_row("total", _count(work.forward, "G"), _count(work.training, "G"), style="bold")
+    table.add_row("total", readable_count(work.forward, "G"), readable_count(work.training, "G"), style="bold")
     return table
 
 
@@ -304,10 +313,3 @@ def _console() -> Console:
 
 def _spread(parallel: ParallelLayout) -> str:
     return ", ".join(f"{field.name} {getattr(parallel, field.name)}" for field in dataclasses.fields(parallel))
-
-
-def _count(number: float, billion: str = "B") -> str:
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.2f}{letter}"
-    return f"{number:.0f}"

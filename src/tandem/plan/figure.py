@@ -1,14 +1,18 @@
-"""Pictures: why hybrids are built, the decode state of a sequence against its length; and where TransMamba should switch."""
+"""Pictures: the decode state of a sequence against its length, where TransMamba should switch, what a number format costs."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tandem.nn import ModelConfig
 from tandem.plan.memory import crossing, memory
+from tandem.plan.parameters import readable_count
+from tandem.plan.precision import RUN_BITS, RUN_PARAMETERS, RUN_TOKENS, PrecisionPlan, block_words
 from tandem.plan.timing import MeasuredCost
 from tandem.plan.transpoints import TransPointCost
 from tandem.plan.twins import all_attention
+from tandem.precision import CAPYBARA
 from tandem.report import atomic_path
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -85,6 +89,60 @@ def transpoints_figure(
     return _save(axes, path)
 
 
+def precision_figure(plan: PrecisionPlan, path: Path) -> Path:
+    """Draws the loss that a number format adds against its bits, and the critical tokens of formats against parameters.
+
+    Curves on the left are of the best split of so many bits, whole or not; dots are formats, filled where the chip multiplies them.
+    The right is of one block, the advised one or else the coarsest; the runs behind the law are a gray rectangle.
+
+    Returns:
+        path.
+    """
+    left, right = _axes(columns=2)
+    _bits_panel(left, plan)
+    block = plan.best.block if plan.best else plan.blocks[-1]
+    _critical_panel(right, plan, block)
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.legend(frameon=False)
+    return _save(left, path)
+
+
+_SHADES = ("#1f5f8b", "#3f8f74", "#b3541e", "#7a5195", "#8a8a2b", "#555555")
+
+
+def _bits_panel(axes: Any, plan: PrecisionPlan) -> None:
+    bits = [RUN_BITS[0] + (RUN_BITS[1] - RUN_BITS[0]) * step / 100 for step in range(101)]
+    for block, color in zip(plan.blocks, itertools.cycle(_SHADES), strict=False):
+        added = [CAPYBARA.loss_at_bits(N=plan.N, D=plan.D, bits=b, block=block) - plan.bf16_loss for b in bits]
+        axes.plot(bits, added, color=color, linewidth=1.6, label=f"a scale for {block_words(block)}")
+        for choice in (choice for choice in plan.choices if choice.block == block and choice.bits <= RUN_BITS[1]):
+            fill = color if choice.native else "white"
+            axes.plot([choice.bits], [choice.added], "o", color=color, markerfacecolor=fill, markersize=5)
+    axes.set_xlabel("bits of a number")
+    axes.set_ylabel(f"loss over BF16's {plan.bf16_loss:.4f}, nats a token")
+    axes.set_title(
+        f"{readable_count(plan.N)} parameters, {readable_count(plan.D)} tokens; filled: {plan.hardware} multiplies it"
+    )
+
+
+def _critical_panel(axes: Any, plan: PrecisionPlan, block: int | str) -> None:
+    ends = min(plan.N, RUN_PARAMETERS[0]) / 2, max(plan.N, RUN_PARAMETERS[1]) * 8
+    sizes = [ends[0] * (ends[1] / ends[0]) ** (step / 32) for step in range(33)]
+    for name, color in zip(("E1M1", "E2M1", "E3M2", "E4M3", "E5M4", "E8M7"), _SHADES, strict=False):
+        tokens = [CAPYBARA.critical_tokens(N=N, format=name, block=block) for N in sizes]
+        axes.plot(sizes, tokens, color=color, linewidth=1.6)
+        axes.annotate(name, (sizes[-1], tokens[-1]), xytext=(3, -3), textcoords="offset points", color=color)
+    axes.fill_between(RUN_PARAMETERS, *RUN_TOKENS, color="#cccccc", linewidth=0, zorder=0, label="runs behind the law")
+    axes.plot([plan.N], [plan.D], "*", color="#222222", markersize=12, label="this training")
+    axes.set_xlim(ends[0], ends[1] * 4)
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters of linear layers")
+    axes.set_ylabel("tokens past which more raise the loss")
+    axes.set_title(f"Critical tokens, a scale for {block_words(block)}")
+
+
 def _cost_curve(axes: Any, cost: TransPointCost, transpoints: Sequence[int], *, color: str, label: str) -> None:
     """The curve, a dot at each TransPoint within the sequence, and a ring at the optimum."""
     x = _grid(cost.context)
@@ -101,14 +159,14 @@ def _grid(context: int) -> list[float]:
     return [context * step / 256 for step in range(256)] + [context * (1 - 1e-9), float(context)]
 
 
-def _axes() -> Any:
+def _axes(columns: int = 1) -> Any:
     # matplotlib takes longer to import than the rest of the verb takes to answer
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.2 if columns == 1 else 6.2 * columns, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.subplots()
+    return figure.subplots(ncols=columns)
 
 
 def _save(axes: Any, path: Path) -> Path:

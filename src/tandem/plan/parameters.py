@@ -142,3 +142,11 @@ def _mixture(shape: MoEConfig, width: int) -> Counter[str]:
         latent=2 * width * latent + (latent + width if latent and shape.bias else 0),
         router=width * shape.experts,
     )
+
+
+def readable_count(number: float, billion: str = "B") -> str:
+    """A number with a letter for its size, e.g. 7.00B; "G" in place of "B" for operations."""
+    for size, letter in ((1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.2f}{letter}"
+    return f"{number:.0f}"
