@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from tandem.cli.arguments import parse_command
 from tandem.queries import (
@@ -78,7 +77,7 @@ class LocateCommand:
 class LocateSqlite:
     """Find the rows of a CSV file that a table of SQLite refuses (duplicates, say), from the number of rows inserted alone.
 
-    Rows are inserted inside a savepoint and rolled back; the database stays as it is.
+    Rows are inserted inside a savepoint and rolled back; the database stays as it is, and is locked for other writers meanwhile.
 
     Example: tandem locate sqlite --database people.db --table people --rows new.csv
     """
@@ -144,6 +143,8 @@ def locate_in_sqlite(options: LocateSqlite) -> None:
     marks = ", ".join("?" * len(columns))
     statement = f"INSERT OR IGNORE INTO {_quoted(options.table)} ({names}) VALUES ({marks})"
     with closing(sqlite3.connect(options.database)) as connection:
+        # Never committed: without it the release of each savepoint would be a commit, of nothing, that writes to the file.
+        connection.execute("BEGIN")
         count = InsertCount(connection, statement, rows)
         _search(options.search, len(rows), count, lambda row: f"{row}\t{','.join(rows[row])}", at_most_one=True)
 
@@ -200,7 +201,7 @@ def _keep(session: Session, path: Path | None) -> None:
         session.save(path)
 
 
-def _course(session: Session) -> tuple[NDArray[np.float64], list[float]]:
+def _course(session: Session) -> tuple[list[list[float]], list[float]]:
     """The map in runs of items, shape (questions + 1, runs), and the bits left, after each answer of a session."""
     posterior = Posterior(session.prior, session.posterior.answers)
     posteriors = [posterior]
@@ -209,7 +210,7 @@ def _course(session: Session) -> tuple[NDArray[np.float64], list[float]]:
         posteriors.append(posterior)
     edges = np.linspace(0, session.prior.cells, min(_BINS, session.prior.cells) + 1).astype(np.int64)
     maps = [np.add.reduceat(posterior.expected_counts(), edges[:-1]) for posterior in posteriors]
-    return np.stack(maps), [posterior.entropy() for posterior in posteriors]
+    return [list(map(float, row)) for row in maps], [posterior.entropy() for posterior in posteriors]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tandem.report.figures import BLUE, MUTED, WIDE, finish, grid_of
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 
-def search_figure(expected_QB: NDArray[np.float64], bits_Q: Sequence[float], items: int) -> "matplotlib.figure.Figure":
+def search_figure(
+    expected_QB: Sequence[Sequence[float]], bits_Q: Sequence[float], items: int
+) -> "matplotlib.figure.Figure":
     """Two panels over the questions: the map of the objects, and the entropy of where they are.
 
     Args:
@@ -20,14 +19,15 @@ def search_figure(expected_QB: NDArray[np.float64], bits_Q: Sequence[float], ite
         bits_Q: bits left, at the same times.
         items: how many there are.
     """
+    from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = grid_of(WIDE, 4.4, 1, 2, width_ratios=(2, 1))
     questions = len(bits_Q) - 1
     # Objects grow from a haze of k / items to spikes of 1; the root keeps the haze visible.
-    shade = np.sqrt(expected_QB)
+    root = PowerNorm(0.5, vmin=0)
     extent = (0.0, float(items), questions + 0.5, -0.5)
-    left.imshow(shade, aspect="auto", cmap="Blues", extent=extent, interpolation="nearest", vmin=0)
+    left.imshow(expected_QB, aspect="auto", cmap="Blues", extent=extent, interpolation="nearest", norm=root)
     left.grid(visible=False)
     left.set_ylabel("questions", fontsize=9, color=MUTED)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
