@@ -96,6 +96,8 @@ OPTIONS = [
         ("recipe", "retrieval", "--twins", "t"),
         "twins=t is no run of `tandem recipe twins`; make one, or name its directory",
     ),
+    (("locate",), "a command is missing; use one of command, sqlite"),
+    (("locate", "sqlite"), "--database PATH, --table STR, --rows PATH is missing"),
     (("report",), "RUN_DIR is missing"),
     (("report", "a", "b"), "b is unknown"),
     (("report", "nowhere"), "run_dir=nowhere is not a directory; give the run directory that holds metrics.jsonl"),

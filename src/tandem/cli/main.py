@@ -23,6 +23,10 @@ VERBS = {
     "convert": ("tandem.cli.convert", "write a model in another format: transformers, GGUF, Tandem"),
     "bench": ("tandem.cli.bench", "time training and decoding beside transformers"),
     "recipe": ("tandem.cli.recipe", "a whole experiment: the hybrid against its twins, in training and in retrieval"),
+    "locate": (
+        "tandem.cli.locate",
+        "find k hidden items by counting: rows that an insert refuses, or a command's number",
+    ),
     "report": ("tandem.cli.report", "write the HTML report of a run directory"),
 }
 

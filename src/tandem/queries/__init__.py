@@ -1,5 +1,20 @@
 """Twenty questions for several objects: find k hidden things by asking how many of them lie in a set."""
 
+from tandem.queries.adapters import (
+    AdditivityError,
+    CommandCount,
+    Count,
+    CountError,
+    FailingChanges,
+    FailingTests,
+    Found,
+    InsertCount,
+    confirm,
+    ddmin,
+    locate,
+    locate_or_ddmin,
+    pytest_failures,
+)
 from tandem.queries.answers import (
     Answers,
     ConfusedAnswers,
@@ -33,18 +48,26 @@ from tandem.queries.session import Session
 from tandem.queries.table import Table
 
 __all__ = [
+    "AdditivityError",
     "Answers",
     "BatchGreedyPolicy",
     "BestRange",
+    "CommandCount",
     "ConfusedAnswers",
     "ContradictionError",
+    "Count",
+    "CountError",
     "DyadicPolicy",
     "EntropyPursuit",
     "ExactAnswers",
+    "FailingChanges",
+    "FailingTests",
+    "Found",
     "GaussianAnswers",
     "GeneratingFunction",
     "GreedyPolicy",
     "HalfGreedyPolicy",
+    "InsertCount",
     "LostObjectsError",
     "MissedAnswers",
     "NoisyAnswers",
@@ -62,9 +85,14 @@ __all__ = [
     "Session",
     "Table",
     "capacity",
+    "confirm",
+    "ddmin",
     "dyadic_entropy",
     "dyadic_information",
     "dyadic_questions",
     "expected_reduction",
+    "locate",
+    "locate_or_ddmin",
     "lower_bound",
+    "pytest_failures",
 ]

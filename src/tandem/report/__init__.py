@@ -6,6 +6,7 @@ from tandem.report.formats import precision_figure
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
 from tandem.report.progress import progress
+from tandem.report.search import search_figure
 from tandem.report.study import study_figure
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "progress",
     "read_metrics",
     "retrieval_figure",
+    "search_figure",
     "study_figure",
     "write_report",
 ]

@@ -1,0 +1,24 @@
+"""Oracles that count in the world outside: a database, a command, a test run; and the loop that asks them."""
+
+from tandem.queries.adapters.command import CommandCount
+from tandem.queries.adapters.count import Count, CountError
+from tandem.queries.adapters.delta_debugging import ddmin
+from tandem.queries.adapters.drive import AdditivityError, Found, confirm, locate, locate_or_ddmin
+from tandem.queries.adapters.insert import InsertCount
+from tandem.queries.adapters.pytest_failures import FailingChanges, FailingTests, pytest_failures
+
+__all__ = [
+    "AdditivityError",
+    "CommandCount",
+    "Count",
+    "CountError",
+    "FailingChanges",
+    "FailingTests",
+    "Found",
+    "InsertCount",
+    "confirm",
+    "ddmin",
+    "locate",
+    "locate_or_ddmin",
+    "pytest_failures",
+]

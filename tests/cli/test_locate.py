@@ -1,0 +1,102 @@
+"""`tandem locate` as it is typed."""
+
+import csv
+import sqlite3
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tandem.cli.main import main
+
+NEEDLES = ("--", "sh", "-c", "grep -c needle || true")
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    path.write_text("".join("needle\n" if line in (3, 77) else f"hay{line}\n" for line in range(200)))
+    return path
+
+
+def test_lines_are_found_kept_and_drawn(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    session, plot = tmp_path / "s.json", tmp_path / "search.png"
+    options = ["locate", "command", "--lines", str(words), "--session", str(session)]
+    main([*options, "--plot", str(plot), *NEEDLES])
+    assert capsys.readouterr().out == "3\tneedle\n77\tneedle\n"
+    with Image.open(plot) as image:
+        assert image.width > 800
+    # A search that is over asks only for the confirmation.
+    main([*options, *NEEDLES])
+    assert capsys.readouterr().out == "3\tneedle\n77\tneedle\n"
+
+
+def test_a_command_that_fails_leaves_the_session(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    session = tmp_path / "s.json"
+    options = [
+        "locate",
+        "command",
+        "--lines",
+        str(words),
+        "--session",
+        str(session),
+        "--objects",
+        "2",
+        "--",
+        "sh",
+        "-c",
+    ]
+    # It works for two questions, then its file of marks is full.
+    marks = tmp_path / "marks"
+    once = f"test $(cat {marks} 2>/dev/null | wc -l) -lt 2 || exit 9; echo >> {marks}; grep -c needle || true"
+    with pytest.raises(SystemExit) as left:
+        main([*options, once])
+    assert left.value.code == 2
+    assert "ended with exit code 9" in capsys.readouterr().err
+    before = session.read_bytes()
+    with pytest.raises(SystemExit):
+        main([*options, "exit 9"])
+    assert session.read_bytes() == before
+    main([*options, "grep -c needle || true"])
+    assert capsys.readouterr().out == "3\tneedle\n77\tneedle\n"
+
+
+def test_rows_that_a_table_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    database, rows = tmp_path / "people.db", tmp_path / "new.csv"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)")
+        connection.executemany("INSERT INTO people VALUES (?, '')", [(7,), (430,)])
+    connection.close()
+    with open(rows, "w", newline="") as file:
+        csv.writer(file).writerows([("id", "name"), *((number, f"n{number}") for number in range(1, 501))])
+    before = database.read_bytes()
+    main(["locate", "sqlite", "--database", str(database), "--table", "people", "--rows", str(rows)])
+    assert capsys.readouterr().out == "6\t7,n7\n429\t430,n430\n"
+    assert database.read_bytes() == before
+
+
+def test_items_that_count_only_together(capsys: pytest.CaptureFixture[str]):
+    both = ("--", "sh", "-c", 'test $(grep -cE "^(3|20)$") = 2 && echo 1 || echo 0')
+    with pytest.raises(SystemExit):
+        main(["locate", "command", "--items", "32", *both])
+    assert "counts do not add up" in capsys.readouterr().err
+    main(["locate", "command", "--items", "32", "--ddmin", *both])
+    assert capsys.readouterr().out == "3\n20\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["command", "--items", "4"], "command is missing; give it after --"),
+        (["command", "--", "true"], "give one of --items and --lines"),
+        (["sqlite"], "--database PATH, --table STR, --rows PATH is missing"),
+        (["command", "--items", "4", "--objects", "-1", "--", "true"], "objects=-1 is no number of objects"),
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main(["locate", *argv])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
