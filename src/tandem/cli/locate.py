@@ -30,9 +30,8 @@ from tandem.queries import (
 )
 from tandem.report import atomic_path, png, progress, search_figure
 
-_COMFORTABLE = (
-    16  # objects: with more of them the exact table of half-greedy grows past what a question is worth waiting for
-)
+# With more objects the exact table of half-greedy grows past what a question is worth waiting for.
+_COMFORTABLE = 16
 _BINS = 512  # columns of the map that --plot draws: more than that cannot be told apart on paper
 
 
