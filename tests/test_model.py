@@ -280,7 +280,9 @@ def test_chat_drops_the_oldest_turns_when_the_context_is_full() -> None:
 
 def test_ctrl_c_stops_the_answer_and_returns_to_the_prompt(tmp_path: Path) -> None:
     directory = tiny(context=50_000).save(tmp_path / "long")
-    line = [sys.executable, "-uc", "from tandem.cli import main; main()", "chat", str(directory)]
+    # What a shell runs in the background ignores Ctrl-C, and so does what that starts: here it must not.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    line = [sys.executable, "-uc", f"{listen}; from tandem.cli import main; main()", "chat", str(directory)]
     process = subprocess.Popen(
         [*line, "--max-tokens", "40000", "--temperature", "0"],
         stdin=subprocess.PIPE,
