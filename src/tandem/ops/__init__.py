@@ -7,7 +7,15 @@ from tandem.ops.adamw import AdamWPass, Gradients, Trained
 from tandem.ops.attention import cached_attention, causal_attention, rotary
 from tandem.ops.conv import causal_conv, causal_conv_reference, conv_halo, conv_step
 from tandem.ops.cross_entropy import blockwise_cross_entropy
-from tandem.ops.experts import GroupedProduct, experts_reference, grouped_matmul, mixture, routed_experts, spans, swiglu
+from tandem.ops.experts import (
+    GroupedProduct,
+    expert_rows,
+    experts_reference,
+    grouped_matmul,
+    mixture,
+    routed_experts,
+    swiglu,
+)
 from tandem.ops.fastest import fastest_dtype
 from tandem.ops.greatest import greatest
 from tandem.ops.int8 import int8_copy, quantize_int8, round_to_int8
@@ -50,6 +58,7 @@ __all__ = [
     "conv_step",
     "convert_memory",
     "convert_memory_direct",
+    "expert_rows",
     "experts_reference",
     "fastest_dtype",
     "greatest",
@@ -69,7 +78,6 @@ __all__ = [
     "route",
     "route_weights",
     "routed_experts",
-    "spans",
     "ssd_chunked",
     "ssd_reference",
     "ssd_step",

@@ -245,7 +245,7 @@ class _GroupedMatmul(torch.autograd.Function):
             grad_RF = grad_RF.contiguous()
             return _grouped(grad_RF, w_EDF.mT, ends), F.grouped_mm(x_RD.t(), grad_RF, offs=ends), None
         grad_w_EDF = torch.zeros_like(w_EDF)
-        for expert, rows in spans(ctx.ends):
+        for expert, rows in expert_rows(ctx.ends):
             torch.mm(x_RD[rows].t(), grad_RF[rows], out=grad_w_EDF[expert])
         return _grouped(grad_RF, w_EDF.mT, ctx.ends), grad_w_EDF, None
 
@@ -291,12 +291,12 @@ def _grouped(x_RD: Tensor, w_EDF: Tensor, ends: list[int] | Tensor) -> Tensor:
     if isinstance(ends, Tensor):
         return F.grouped_mm(x_RD, w_EDF, offs=ends)
     y_RF = x_RD.new_empty(x_RD.shape[0], w_EDF.shape[2])
-    for expert, rows in spans(ends):
+    for expert, rows in expert_rows(ends):
         torch.mm(x_RD[rows], w_EDF[expert], out=y_RF[rows])
     return y_RF
 
 
-def spans(ends: list[int]) -> list[tuple[int, slice]]:
+def expert_rows(ends: list[int]) -> list[tuple[int, slice]]:
     """Each expert that has rows, and where they lie."""
     pairs = enumerate(pairwise([0, *ends]))
     return [(expert, slice(first, end)) for expert, (first, end) in pairs if end > first]

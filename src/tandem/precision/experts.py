@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.nn import Experts
-from tandem.ops import GroupedProduct, spans
+from tandem.ops import GroupedProduct, expert_rows
 from tandem.precision.linear import rounded
 from tandem.precision.recipe import Operand, Recipe
 
@@ -45,7 +45,7 @@ class _QuantizedGrouped(torch.autograd.Function):
         ctx.ends = ends.tolist() if isinstance(ends, Tensor) else ends
         ctx.recipe, dtype = recipe, x_RI.dtype
         y_RO = x_RI.new_empty(len(x_RI), w_EIO.shape[2])
-        for expert, rows in spans(ctx.ends):
+        for expert, rows in expert_rows(ctx.ends):
             w_IO = rounded(recipe.P2, w_EIO[expert], 0, dtype)
             torch.mm(rounded(recipe.P1, x_RI[rows], -1, dtype), w_IO, out=y_RO[rows])
         return y_RO
@@ -56,7 +56,7 @@ class _QuantizedGrouped(torch.autograd.Function):
         x_RI, w_EIO = ctx.saved_tensors
         recipe, dtype = ctx.recipe, x_RI.dtype
         dx_RI, dw_EIO = torch.empty_like(x_RI), torch.zeros_like(w_EIO)
-        for expert, rows in spans(ctx.ends):
+        for expert, rows in expert_rows(ctx.ends):
             w_IO = rounded(recipe.P4, w_EIO[expert], -1, dtype)
             torch.mm(rounded(recipe.P3, dy_RO[rows], -1, dtype), w_IO.t(), out=dx_RI[rows])
             rows_RI = rounded(recipe.P6, x_RI[rows], 0, dtype)

@@ -3,10 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from tandem import hub
 from tandem.nn import ModelConfig
@@ -15,34 +12,24 @@ from tandem.precision import CAPYBARA, Fit, PrecisionLaw, Run, fit
 from tandem.precision.recipe import PAPER_TARGETS
 from tandem.recipes.comparison import command_of, last_validation, machine, write_files
 from tandem.recipes.pretrain import PretrainConfig
-from tandem.report import png, precision_figure
+from tandem.report import formats_figure, png
 
 BF16 = "E8M7"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
-    """One training of a sweep; `format` is None where nothing was rounded."""
-
-    model: ModelConfig
-    tokens: int
-    format: str | None
-    block: int | str
-    targets: tuple[str, ...]
-    run: PretrainConfig
-
-    def row(self) -> dict[str, Any]:
-        """Its numbers; `loss` is nats a token of the held-out text."""
-        return {
-            "width": self.model.width,
-            "N": linear_parameters(self.model),
-            "D": self.tokens,
-            "format": self.format,
-            "block": self.block if self.format else None,
-            "targets": list(self.targets) if self.format else [],
-            "seed": self.run.train.seed,
-            "loss": last_validation(self.run)["loss"],
-        }
+def row_of(model: ModelConfig, run: PretrainConfig) -> dict[str, Any]:
+    """The numbers of one training; `loss` is nats a token of the held-out text, `format` None where nothing was rounded."""
+    rounded = run.precision
+    return {
+        "width": model.width,
+        "N": linear_parameters(model),
+        "D": run.train.steps * run.batch_tokens,
+        "format": rounded.format,
+        "block": rounded.block if rounded.format else None,
+        "targets": list(rounded.targets or ()),
+        "seed": run.train.seed,
+        "loss": last_validation(run)["loss"],
+    }
 
 
 def linear_parameters(model: ModelConfig) -> int:
@@ -53,18 +40,17 @@ def linear_parameters(model: ModelConfig) -> int:
 _NOT_LINEAR = ("embedding", "head", "norms", "router")
 
 
-def write_results(config: Any, trained: Sequence[Trained]) -> None:
+def write_results(config: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Writes precision.json, precision.md and precision.png."""
-    results = results_of([each.row() for each in trained])
+    results = results_of(rows)
     results |= {
         "machine": machine(hub.choose_device(config.device)),
-        "threads": torch.get_num_threads(),
         "command": command_of("precision", config, ("widths", "steps", "seeds", "batch_tokens", "context", "lr")),
     }
     files = {
         "precision.json": json.dumps(results, indent=1).encode(),
         "precision.md": report_of(results).encode(),
-        "precision.png": png(precision_figure(results["rows"], results["operands"], results["predicted"])),
+        "precision.png": png(formats_figure(results["rows"], results["operands"], results["predicted"])),
     }
     write_files(config.run_dir, files)
 

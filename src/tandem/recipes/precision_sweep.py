@@ -18,7 +18,7 @@ from tandem.nn import AttentionConfig, MambaConfig, ModelConfig, MoEConfig
 from tandem.precision import PrecisionConfig
 from tandem.precision.recipe import PAPER_TARGETS, TARGETS
 from tandem.recipes.comparison import quickstart_shards, settings_of
-from tandem.recipes.precision_results import Trained, write_results
+from tandem.recipes.precision_results import row_of, write_results
 from tandem.recipes.pretrain import PretrainConfig
 from tandem.recipes.quickstart import HELD_OUT_BYTES, training
 from tandem.recipes.side_by_side import pretrain_all
@@ -125,7 +125,7 @@ def _cells(config: PrecisionSweepConfig) -> Iterator[Cell]:
             yield from (Cell(width=width, steps=steps, format=format) for format in (None, COARSE, FINE))
     middle = Cell(width=config.widths[len(config.widths) // 2], steps=config.steps[len(config.steps) // 2])
     yield from (dataclasses.replace(middle, format=format) for format in LAYOUTS)
-    for steps in {middle.steps, config.steps[-1]}:
+    for steps in (middle.steps, config.steps[-1]):
         yield from (dataclasses.replace(middle, steps=steps, format=COARSE, block=block) for block in BLOCKS)
     sets = [*((target,) for target in TARGETS), ("P2", "P6"), ("P4", "P6"), PAPER_TARGETS, TARGETS]
     yield from (dataclasses.replace(middle, format=COARSE, block=32, targets=targets) for targets in sets)
@@ -161,18 +161,7 @@ def sweep_precision(config: PrecisionSweepConfig) -> Path | None:
     if not pretrain_all(runs, jobs=config.jobs):
         console.print("stopped; the same command goes on")
         return None
-    trained = [
-        Trained(
-            model=models[str(cell.width)],
-            tokens=cell.steps * config.batch_tokens,
-            format=cell.format,
-            block=cell.block,
-            targets=cell.targets,
-            run=run,
-        )
-        for cell, run in zip(cells, runs, strict=True)
-    ]
-    write_results(config, trained)
+    write_results(config, [row_of(models[str(cell.width)], run) for cell, run in zip(cells, runs, strict=True)])
     console.print(Markdown((config.run_dir / "precision.md").read_text(encoding="utf-8")))
     console.print(f"report: {config.run_dir / 'precision.json'}, precision.md and precision.png beside it")
     return config.run_dir

@@ -2,7 +2,7 @@
 
 from tandem.report.figures import budget_figure, comparison_figure, lengths_figure, png, retrieval_figure
 from tandem.report.files import atomic_directory, atomic_path
-from tandem.report.formats import precision_figure
+from tandem.report.formats import formats_figure
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
 from tandem.report.progress import progress
@@ -15,9 +15,9 @@ __all__ = [
     "atomic_path",
     "budget_figure",
     "comparison_figure",
+    "formats_figure",
     "lengths_figure",
     "png",
-    "precision_figure",
     "progress",
     "read_metrics",
     "retrieval_figure",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _COLORS = {None: MUTED, "E1M1": ORANGE, "E2M1": BLUE}
 
 
-def precision_figure(
+def formats_figure(
     rows: Sequence[Mapping[str, Any]], operands: Mapping[str, Sequence[float]], predicted: Sequence[Mapping[str, Any]]
 ) -> "matplotlib.figure.Figure":
     """Four panels: loss against tokens, operands one by one, formats at one size, and the law's word against what was measured.
