@@ -100,3 +100,21 @@ def test_mistakes_are_one_line(argv: list[str], said: str, capsys: pytest.Captur
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "cannot be read (No such file or directory)"), (b"a\n\xff\n", "is not UTF-8 (byte 2)")]
+)
+@pytest.mark.parametrize("field", ["lines", "rows"])
+def test_files_that_are_no_text_are_named(
+    field: str, content: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "given"
+    if content is not None:
+        path.write_bytes(content)
+    (tmp_path / "p.db").touch()
+    of_rows = ["locate", "sqlite", "--database", str(tmp_path / "p.db"), "--table", "t", "--rows", str(path)]
+    with pytest.raises(SystemExit) as left:
+        main(["locate", "command", "--lines", str(path), *NEEDLES] if field == "lines" else of_rows)
+    assert left.value.code == 2
+    assert f"{field}={path} {said}" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`tandem locate`: k items found by asking an oracle how many of them are in a set."""
 
 import csv
+import io
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -115,7 +116,7 @@ def locate_by_command(options: LocateCommand, command: Sequence[str]) -> None:
         raise ValueError("command is missing; give it after --, as in: tandem locate command --items 100 -- ./count.sh")
     if (options.items is None) == (options.lines is None):
         raise ValueError(f"items={options.items} and lines={options.lines}: give one of --items and --lines")
-    lines = None if options.lines is None else options.lines.read_text().splitlines()
+    lines = None if options.lines is None else _text("lines", options.lines).splitlines()
     items = options.items if lines is None else len(lines)
     count = CommandCount(command, lines=lines, give=options.give, timeout=options.timeout)
     name = str if lines is None else (lambda item: f"{item}\t{lines[item]}")
@@ -213,8 +214,7 @@ def _course(session: Session) -> tuple[list[list[float]], list[float]]:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    with open(path, newline="") as file:
-        table = [row for row in csv.reader(file) if row]
+    table = [row for row in csv.reader(io.StringIO(_text("rows", path), newline="")) if row]
     if len(table) < 2:
         raise ValueError(f"rows={path} has no rows; its first line names the columns, each other one is a row")
     columns, rows = table[0], table[1:]
@@ -224,6 +224,15 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
                 f"rows={path} has {len(row)} values in row {number} for {len(columns)} columns; correct it"
             )
     return columns, rows
+
+
+def _text(field: str, path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise ValueError(f"{field}={path} cannot be read ({error.strerror}); give a text file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{field}={path} is not UTF-8 (byte {error.start}); convert it") from error
 
 
 def _quoted(name: str) -> str:
