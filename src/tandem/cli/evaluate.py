@@ -56,13 +56,12 @@ def table(plain: Mapping[str, Any], tasks: Sequence[str]) -> Table:
 
 
 def _rounded(of: tuple[str, Mapping[str, Any]]) -> str:
-    """What was rounded, in a line: "kv in E4M3, block channel, scales float32: 8.5 bits a number, 136 bytes a token"."""
+    """What was rounded, in a line: "kv: E4M3, block channel, float32 scales, 8.5 bits each, 272 bytes a token"."""
     name, how = of
-    takes = [f"{how['bits']:.4g} bits a number"]
-    if name == "weights":
-        takes.append(f"{how['share']:.0%} of all parameters")
-    takes += [f"{how[key]:,.0f} {key.replace('_', ' ')}" for key in how if key.startswith("bytes_a")]
-    return f"{name} in {how['format']}, block {how['block']}, scales {how['scale']}: {', '.join(takes)}"
+    takes = [f"{how[key]:,.0f} {key.replace('_', ' ')}" for key in how if key.startswith("bytes_a")]
+    takes += [f"{how['share']:.0%} of parameters"] if "share" in how else []
+    each = f"{how['format']}, block {how['block']}, {how['scale']} scales, {how['bits']:.4g} bits each"
+    return f"{name}: {each}, {', '.join(takes)}"
 
 
 def _number(value: float | None) -> str:
