@@ -192,8 +192,9 @@ def test_stochastic_rounding_is_repeatable_by_its_seed(saved: str, config: Evalu
     rounding = RoundingConfig(weights="E2M1", state="E2M1", rounding="stochastic")
     asked = replace(config, tasks="perplexity", precision=rounding)
     found = [
-        run_evaluation(saved, replace(asked, seed=seed, output=config.output / f"{n}.json"))
-        .cells[0]["metrics"]["bits_per_byte"]["value"]
+        run_evaluation(saved, replace(asked, seed=seed, output=config.output / f"{n}.json")).cells[0]["metrics"][
+            "bits_per_byte"
+        ]["value"]
         for n, seed in enumerate((0, 0, 1))
     ]
     assert found[0] == found[1] != found[2]

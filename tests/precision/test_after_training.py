@@ -269,9 +269,7 @@ def test_documents_do_not_see_each_other(operand: Operand):
         return torch.stack([model(r, state.layout([1] * len(rows)), state) for r in rows[:, 5:].T], 1)
 
     rows = IDS.view(2, 8)
-    torch.testing.assert_close(
-        decode(rows), torch.cat([decode(rows[:1]), decode(rows[1:])]), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(decode(rows), torch.cat([decode(rows[:1]), decode(rows[1:])]), rtol=1e-9, atol=1e-9)
 
 
 def test_steps_are_recorded_again_when_rounding_ends():
@@ -307,7 +305,11 @@ def test_what_caches_take():
 @pytest.mark.parametrize(
     ("pattern", "operands", "message"),
     [
-        ("MF", {"kv": E4M3}, "kv=E4M3 has nothing to round, since the model keeps no keys and values: it has neither A"),
+        (
+            "MF",
+            {"kv": E4M3},
+            "kv=E4M3 has nothing to round, since the model keeps no keys and values: it has neither A",
+        ),
         ("AF", {"state": MXFP4}, "state=ocp:e2m1 has nothing to round, since the model keeps no SSM states"),
         ("AM", {"kv": Operand(format="E4M3", block="tensor")}, r"kv\.block='tensor' would tie tokens and documents"),
     ],

@@ -105,9 +105,7 @@ def test_with_rounded_caches_scores_are_those_of_decoding(rounded: HybridLM, mod
             assert not torch.allclose(scores.logp_T, score_batch(model, [row], [start])[0].logp_T, rtol=1e-4, atol=1e-4)
     answers = [[row[start:], row[start : start + 1]] for row, start in zip(rows, starts, strict=True)]
     prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
-    for row, start, (long, short) in zip(
-        rows, starts, score_continuations(rounded, prompts, answers), strict=True
-    ):
+    for row, start, (long, short) in zip(rows, starts, score_continuations(rounded, prompts, answers), strict=True):
         want = decoded(rounded, row, start)
         torch.testing.assert_close(long.logp_T, want, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(short.logp_T, want[:1], rtol=1e-4, atol=1e-4)

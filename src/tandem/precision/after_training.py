@@ -148,7 +148,9 @@ def _require(name: str, operand: Operand | None, shapes: Sequence[object], lacks
     if operand is not None and not shapes:
         raise ValueError(f"{name}={operand.format} has nothing to round, since the model {lacks}; leave {name} out")
     if operand is not None and operand.block == "tensor":
-        raise ValueError(f"{name}.block='tensor' would tie tokens and documents to each other; use 'channel' or a number")
+        raise ValueError(
+            f"{name}.block='tensor' would tie tokens and documents to each other; use 'channel' or a number"
+        )
 
 
 def _together(operand: Operand | None, shapes: Sequence[Sequence[int]]) -> Stored | None:
