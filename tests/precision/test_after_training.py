@@ -65,10 +65,9 @@ IDS = torch.randint(0, 64, (16,), generator=torch.Generator().manual_seed(0))
 @torch.no_grad()
 def read(model: HybridLM, pieces: Sequence[int]) -> tuple[Tensor, DecodeState]:
     """Logits of a text cut into calls, and the state behind it."""
-    state, parts = model.new_state(1), []
-    for ids_T in IDS[: sum(pieces)].split(list(pieces)):
-        parts.append(model(ids_T, state.layout([len(ids_T)]), state))
-    return torch.cat(parts), state
+    state = model.new_state(1)
+    pieces_T = IDS[: sum(pieces)].split(list(pieces))
+    return torch.cat([model(ids_T, state.layout([len(ids_T)]), state) for ids_T in pieces_T]), state
 
 
 def whole(model: HybridLM, tokens: int = 16) -> Tensor:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from tandem.nn import CacheRounding, Experts, HybridLM, Linear, Rounding
+from tandem.nn import CacheRounding, Experts, HybridLM, Layer, Linear, Rounding
 from tandem.precision.formats import FloatFormat
 from tandem.precision.model import maps_of
 from tandem.precision.recipe import Operand
@@ -134,7 +135,7 @@ def quantize_caches(model: HybridLM, *, kv: Operand | None = None, state: Operan
     Raises:
         ValueError: a model that keeps no such thing, or one scale for a whole tensor, which would tie tokens to each other.
     """
-    specs = [layer.mixer.state_spec() for layer in model.layers]
+    specs = [cast(Layer, layer).mixer.state_spec() for layer in model.layers]
     kept = [spec[name][1:] for spec in specs for name in spec if name[:2] in ("k_", "v_")]
     states = [spec["state_SHPN"] for spec in specs if "state_SHPN" in spec]
     _require("kv", kv, kept, "keeps no keys and values: it has neither A nor T layers")
