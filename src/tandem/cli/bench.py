@@ -1,5 +1,6 @@
-"""`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms."""
+"""`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms; searches by questions."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tandem.recipes.gpu_training import (
     operations_per_token,
 )
 from tandem.recipes.granite import GRANITE
+from tandem.recipes.identification import SEARCHES, measure_searches
 from tandem.recipes.kernels import measure, measure_ceiling
 from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
@@ -29,20 +31,22 @@ from tandem.recipes.pretrain import read_model_config
 from tandem.recipes.quickstart import fast_precision
 from tandem.recipes.rounding import QUANTIZED, measure_quantizer, measure_steps
 from tandem.recipes.switching import measure_switching, spread, total_ratios
+from tandem.report import progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "precision", "kernels", "lengths"]]
+    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "precision", "kernels", "lengths", "queries"]]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
     2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
     on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. transmamba: layers `T`
     at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. precision: training steps of 4 × 512 tokens with
     operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed. kernels: each op of a
     layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
-    256K tokens, on a GPU."""
+    256K tokens, on a GPU. queries: questions and milliseconds that it takes to identify 2, 3, 5 and 10 objects by half-greedy
+    counting questions, beside sequential bifurcation."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run: kernels and lengths on cuda, peers and precision on cpu, train, decode and transmamba on either."""
@@ -61,6 +65,15 @@ class BenchArguments:
 
     peer_keeps_memory: bool = False
     """Give the peer the allocator setting of Tandem's training as well, which transformers does not make by itself."""
+
+    trials: int = 200
+    """For queries: searches of each kind; a quarter of them for 10 objects."""
+
+    seed: int = 0
+    """For queries: another one hides other objects."""
+
+    json: bool = False
+    """For queries: print JSON in place of a table."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -83,6 +96,9 @@ def run(argv: Sequence[str]) -> None:
         return
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
+    if arguments.work == "queries":
+        _queries(arguments)
+        return
     if arguments.work == "precision":
         _precision(arguments)
         return
@@ -149,6 +165,22 @@ def _precision(arguments: BenchArguments) -> None:
     for cost in measure_quantizer(pairs=arguments.pairs):
         rounding.add_row(*cost.cells(slower=False))
     Console().print(rounding)
+
+
+def _queries(arguments: BenchArguments) -> None:
+    rows = []
+    with progress("queries", len(SEARCHES), unit="kinds of search") as bar:
+        for row in measure_searches(arguments.trials, arguments.seed):
+            rows.append(row)
+            bar.advance()
+    if arguments.json:
+        print(json.dumps([row.plain() for row in rows]))
+        return
+    columns = ("cells", "k", "questions (goal)", "ms a question (goal)", "bifurcation", "H0 / log2(k + 1)")
+    table = Table(*columns, title=f"identified by half-greedy questions, {arguments.trials} searches, k = 10 a quarter")
+    for row in rows:
+        table.add_row(*row.cells_of_table())
+    Console().print(table)
 
 
 def _train_on_gpu(device: str) -> None:

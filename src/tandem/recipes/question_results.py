@@ -1,0 +1,1 @@
+def write_results(config, rows): pass
