@@ -76,7 +76,8 @@ def test_products_beside_the_emulation(
 def test_a_layer_is_no_further_from_its_definition_than_the_emulation(rows: tuple[int, ...], bias: bool):
     torch.manual_seed(0)
     layer = QuantizedLinear(320, 272, bias, recipe=fp8_deepseek()).to("cuda")
-    torch.nn.init.normal_(layer.weight, std=0.05)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
     x, dy = torch.randn(*rows, 320, device="cuda"), torch.randn(*rows, 272, device="cuda")
     x, dy = x.bfloat16(), dy.bfloat16()
     exact = step(layer, x.float(), dy.float())
