@@ -13,6 +13,7 @@ from rich.table import Table
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, compare
 from tandem.recipes.gpu_decoding import NEW_TOKENS, PROMPT_TOKENS, measure_decoding
+from tandem.recipes.gpu_rounding import TOKENS, WIDTH, measure_products, measure_rounding
 from tandem.recipes.gpu_training import (
     DATASHEET,
     ROW_TOKENS,
@@ -22,7 +23,7 @@ from tandem.recipes.gpu_training import (
     operations_per_token,
 )
 from tandem.recipes.granite import GRANITE
-from tandem.recipes.kernels import measure, measure_ceiling
+from tandem.recipes.kernels import measure, measure_ceiling, require_gpu
 from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
 from tandem.recipes.pretrain import read_model_config
@@ -40,12 +41,13 @@ class BenchArguments:
     2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
     on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. transmamba: layers `T`
     at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. precision: training steps of 4 × 512 tokens with
-    operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed. kernels: each op of a
+    operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed (on a GPU the quantizer beside
+    PyTorch's operations, and a linear layer with 8-bit operands beside bfloat16's). kernels: each op of a
     layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
     256K tokens, on a GPU."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, peers and precision on cpu, train, decode and transmamba on either."""
+    """Where to run: kernels and lengths on cuda, peers on cpu, train, decode, transmamba and precision on either."""
 
     model: str | None = None
     """Preset, or a file with a model config in JSON: `transmamba-nano` for transmamba and `mini` for precision if left out."""
@@ -80,6 +82,9 @@ def run(argv: Sequence[str]) -> None:
         return
     if arguments.work == "decode" and arguments.device == "cuda":
         _decode_on_gpu(arguments.device, arguments.pairs)
+        return
+    if arguments.work == "precision" and arguments.device == "cuda":
+        _precision_on_gpu(arguments.device)
         return
     if arguments.device != "cpu":
         raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
@@ -149,6 +154,27 @@ def _precision(arguments: BenchArguments) -> None:
     for cost in measure_quantizer(pairs=arguments.pairs):
         rounding.add_row(*cost.cells(slower=False))
     Console().print(rounding)
+
+
+def _precision_on_gpu(device: str) -> None:
+    require_gpu(device)
+    ceiling, where = measure_ceiling(), f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    rounding = Table(
+        *("a scale for", "ms (range)", "PyTorch's operations ms", "ratio", "share of a copy"),
+        title=f"quantize to ocp:e4m3fn, {TOKENS:,} × {WIDTH:,} bfloat16; {where}",
+        caption=f"a copy reads and writes {ceiling.read / 1e12:.2f} TB/s",
+    )
+    for cost in measure_rounding(ceiling):
+        rounding.add_row(*cost.cells())
+    Console().print(rounding)
+    products = Table(
+        *("operands", "ms (range)", "bfloat16 ms", "ratio", "share of bfloat16's products"),
+        title=f"a linear layer, forward and backward, {TOKENS:,} tokens, {WIDTH:,} → {WIDTH:,}; {where}",
+        caption=f"a product in bfloat16 reaches {ceiling.matmul / 1e12:.0f} TFLOP/s",
+    )
+    for cost in measure_products(ceiling):
+        products.add_row(*cost.cells())
+    Console().print(products)
 
 
 def _train_on_gpu(device: str) -> None:
