@@ -38,7 +38,9 @@ def bits_by_question(policy: Policy, k: int, cells: int, trials: int, seed: int 
         curves.append(_gains(session, np.random.default_rng([seed, k, trial]).integers(cells, size=k)))
         (questions if session.posterior.exact else cut).append(session.questions)
     longest = max(map(len, curves))
-    total = np.cumsum([gains + [0.0] * (longest - len(gains)) for gains in curves], axis=1)[:, : min(cut, default=longest)]
+    total = np.cumsum([gains + [0.0] * (longest - len(gains)) for gains in curves], axis=1)[
+        :, : min(cut, default=longest)
+    ]
     error = total.std(0, ddof=1) / np.sqrt(trials) if trials > 1 else np.zeros(total.shape[1])
     return {
         "bits": total.mean(0).tolist(),

@@ -1,1 +1,2 @@
-def write_results(config, rows): pass
+def write_results(config, rows):
+    pass

@@ -139,7 +139,9 @@ def _entropy(config: QuestionsConfig) -> Iterator[Part]:
         for name, policy in policies.items():
             yield Part(
                 f"entropy-{k}-{name}",
-                lambda policy=policy, k=k, trials=trials: bits_by_question(policy, k, config.cells, trials, config.seed),
+                lambda policy=policy, k=k, trials=trials: bits_by_question(
+                    policy, k, config.cells, trials, config.seed
+                ),
             )
 
 
