@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from tandem.queries import AdditivityError, NoisyAnswers, Prior, Region, Session, confirm, locate
 
 SCALE, MARGIN, PIXELS, FACES = 2, 8, 25, 100
+SCALED = PIXELS * SCALE + 2 * MARGIN
+"""Pixels a side of a photograph on a sheet."""
 GRAY = 128
 
 
@@ -66,7 +68,8 @@ class Sheet:
         self.side, self.width = int(len(chosen) ** 0.5), photos.shape[1]
         self.tiles, self.detector = photos[chosen], detector
         self.faces = np.flatnonzero(chosen < FACES).tolist()
-        self.looks = 0
+        self.asked: list[Region] = []
+        self.counts: list[int] = []
 
     def picture(self, region: Region) -> NDArray[np.uint8]:
         """The sheet with all photographs outside of the region gray."""
@@ -77,28 +80,34 @@ class Sheet:
 
     def count(self, region: Region) -> int:
         """How many faces the detector sees in the region."""
-        self.looks += 1
-        return self.detector(self.picture(region))
+        self.asked.append(region)
+        self.counts.append(self.detector(self.picture(region)))
+        return self.counts[-1]
 
     def one_by_one(self) -> list[int]:
         """Photographs in which the detector sees a face when it is shown each by itself."""
         return [tile for tile, photo in enumerate(self.tiles) if self.detector(photo)]
 
 
+def make_sheet(k: int, side: int, sheet: int, seed: int, detector: Detector) -> Sheet:
+    """A sheet of random photographs, k of them different faces."""
+    rng = np.random.default_rng([seed, k, sheet])
+    chosen = rng.integers(FACES, 2 * FACES, size=side * side)
+    chosen[rng.choice(side * side, size=k, replace=False)] = rng.choice(FACES, size=k, replace=False)
+    return Sheet(photographs(), chosen, detector)
+
+
 def find_faces(k: int, side: int, sheet: int, seed: int = 0) -> dict[str, Any]:
-    """Makes a sheet of random photographs and looks for the faces that the detector counts on it.
+    """Makes a sheet and looks for the faces that the detector counts on it.
 
     The first look is at the whole sheet and gives the number of objects; another at the found photographs alone confirms.
     Where counts do not add up, the search begins again with answers that may be off by one.
 
     Returns:
-        `faces`, `found` and `one_by_one`: places on the sheet; `looks` of the search; `additive`: whether all counts added
-        up; `seconds` of the search and of the looks one by one.
+        `faces`, `found` and `one_by_one`: places on the sheet; `asked` and `counts` of each look of the search; `additive`:
+        whether all counts added up; `seconds` of the search and of the looks one by one.
     """
-    rng = np.random.default_rng([seed, k, sheet])
-    chosen = rng.integers(FACES, 2 * FACES, size=side * side)
-    chosen[rng.choice(side * side, size=k, replace=False)] = rng.choice(FACES, size=k, replace=False)
-    board = Sheet(photographs(), chosen, Detector())
+    board = make_sheet(k, side, sheet, seed, Detector())
     start = time.perf_counter()
     prior = Prior.uniform(side * side, k=board.count(Region([(0, side * side)])), at_most_one=True)
     session = Session(prior, seed=sheet)
@@ -114,10 +123,13 @@ def find_faces(k: int, side: int, sheet: int, seed: int = 0) -> dict[str, Any]:
         "k": k,
         "side": side,
         "sheet": sheet,
+        "seed": seed,
         "faces": board.faces,
         "found": [int(place) for place in found],
         "one_by_one": alone,
-        "looks": board.looks,
+        "looks": len(board.asked),
+        "asked": [region.ranges for region in board.asked],
+        "counts": board.counts,
         "additive": additive,
         "seconds": [middle - start, time.perf_counter() - middle],
     }

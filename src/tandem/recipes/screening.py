@@ -82,7 +82,7 @@ def calls_of(pixel_K: Integers, side: int, answer_N: Floats, answers: Answers, *
 
 
 def expected_map(likelihood_NX: Floats, found_N: Integers, left: int) -> Floats:
-    """log of the expected number of targets still to be found in each pixel, up to a constant, shape (P,).
+    """Log of the expected number of targets still to be found in each pixel, up to a constant, shape (P,).
 
     Π_n (e_n / k)^s (1 - e_n / k)^(1 - s) with s the pixel's digit n and e_n = E[Z_n | y_n], Z_n ~ Bin(k, ½), of the k targets left
     (paper Theorem 3); `found_N` targets with the digit are known. Rounded to 9 digits, because ties are many and go by index.
@@ -97,7 +97,7 @@ def expected_map(likelihood_NX: Floats, found_N: Integers, left: int) -> Floats:
     for n in range(digits):
         row = np.add.outer(row, [zero_N[n], one_N[n]]).ravel()
         column = np.add.outer(column, [zero_N[digits + n], one_N[digits + n]]).ravel()
-    return np.round(np.add.outer(row, column).ravel(), 9)
+    return np.asarray(np.round(np.add.outer(row, column).ravel(), 9), dtype=np.float64)
 
 
 def count_instead(k: int, side: int, trials: int, seed: int = 0) -> dict[str, Any]:
