@@ -76,10 +76,10 @@ OPTIONS = [
     ),
     (("convert", "nano", "o", "--to", "gguf"), "target='o' must be a file that ends in .gguf"),
     (("convert", "nano", "o.gguf", "--to", "gguf"), "no architecture of llama.cpp computes this model"),
-    (("bench",), "{train,decode,peers,transmamba,precision,kernels,lengths} is missing"),
+    (("bench",), "{train,decode,peers,transmamba,precision,kernels,lengths,queries} is missing"),
     (
         ("bench", "fly"),
-        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'precision', 'kernels', 'lengths'",
+        "work='fly' is no choice; use one of 'train', 'decode', 'peers', 'transmamba', 'precision', 'kernels', 'lengths', 'queries'",
     ),
     (
         ("bench", "transmamba", "--model", "nano"),
@@ -96,6 +96,10 @@ OPTIONS = [
         ("recipe", "retrieval", "--twins", "t"),
         "twins=t is no run of `tandem recipe twins`; make one, or name its directory",
     ),
+    (("bench", "queries", "--trials", "1"), "trials=1 is below 2; use 2 or more, 200 for the documented rows"),
+    (("recipe", "queries", "--cells", "1000"), "cells=1000 is no power of 2 from 4 on; use one, such as 1024"),
+    (("recipe", "queries", "--subjects", "faces", "nose"), "--subjects='nose' is no choice; use one of 'entropy', "),
+    (("recipe", "queries", "--images", "1"), "images=1 is below 2; use 2 or more"),
     (("locate",), "a command is missing; use one of command, sqlite"),
     (("locate", "sqlite"), "--database PATH, --table STR, --rows PATH is missing"),
     (("report",), "RUN_DIR is missing"),

@@ -10,6 +10,7 @@ Letters: S photographs a side of a sheet, W pixels a side of a photograph.
 import importlib
 import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,9 @@ def photographs() -> NDArray[np.uint8]:
 class Sheet:
     """A square of photographs; `chosen` says which, and faces are those below 100."""
 
-    def __init__(self, photos: NDArray[np.uint8], chosen: NDArray[np.int64], detector: Detector):
+    def __init__(
+        self, photos: NDArray[np.uint8], chosen: NDArray[np.int64], detector: Callable[[NDArray[np.uint8]], int]
+    ):
         self.side, self.width = int(len(chosen) ** 0.5), photos.shape[1]
         self.tiles, self.detector = photos[chosen], detector
         self.faces = np.flatnonzero(chosen < FACES).tolist()
@@ -89,7 +92,7 @@ class Sheet:
         return [tile for tile, photo in enumerate(self.tiles) if self.detector(photo)]
 
 
-def make_sheet(k: int, side: int, sheet: int, seed: int, detector: Detector) -> Sheet:
+def make_sheet(k: int, side: int, sheet: int, seed: int, detector: Callable[[NDArray[np.uint8]], int]) -> Sheet:
     """A sheet of random photographs, k of them different faces."""
     rng = np.random.default_rng([seed, k, sheet])
     chosen = rng.integers(FACES, 2 * FACES, size=side * side)

@@ -75,7 +75,10 @@ def _entropy_line(k: int, policies: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _at(row: Mapping[str, Any], n: int) -> str:
-    return f"{row['bits'][n - 1]:.3f} ± {row['error'][n - 1]:.3f}" if n <= len(row["bits"]) else "cut"
+    if n > len(row["bits"]) and row["cut"]:
+        return "cut"
+    last = min(n, len(row["bits"])) - 1
+    return f"{row['bits'][last]:.3f} ± {row['error'][last]:.3f}"
 
 
 def _mean(values: Sequence[float]) -> str:
