@@ -102,7 +102,7 @@ def faces_figure(
     """
     from matplotlib.patches import Rectangle
 
-    figure, panels = grid_of(WIDE, 4.1, 1, len(pictures))
+    figure, panels = grid_of(WIDE, 4.4, 1, len(pictures))
     for axes, picture, squares, title in zip(panels, pictures, boxes, titles, strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.grid(visible=False)
