@@ -18,7 +18,7 @@ def test_bifurcation_removes_what_its_recursion_says():
 
 
 def test_all_bits_are_gone_at_the_end():
-    row = bits_by_question(HalfGreedyPolicy(), 3, 2**8, trials=16)
+    row = bits_by_question(HalfGreedyPolicy(), 3, 2**6, trials=16)
     assert row["cut"] == 0
     assert len(row["questions"]) == 16
     assert abs(row["bits"][-1] - row["entropy"]) <= 4 * row["error"][-1]

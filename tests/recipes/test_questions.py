@@ -53,7 +53,14 @@ def test_the_recipe_is_made_and_repeats_nothing(tmp_path: Path):
 
 def test_a_curve_above_the_bound_is_told():
     """Two objects on 2^10 cells: n questions remove at most 3 + (n - 2) log2 3 bits."""
-    row = {"bits": [1.5, 3.0, 4.7], "error": [0.0, 0.0, 0.0], "questions": [13, 14], "cut": 0, "entropy": 19.001}
+    row = {
+        "bits": [1.5, 3.0, 4.7],
+        "error": [0.0, 0.0, 0.0],
+        "questions": [13, 14],
+        "cut": 0,
+        "entropy": 19.001,
+        "cells": 1024,
+    }
     text, _ = entropy_report({"entropy-2-greedy": row})
     assert "bits: holds at 2 of 3 points" in text
     assert "n up to half the digits of a cell: holds at 3 of 3" in text
@@ -61,7 +68,14 @@ def test_a_curve_above_the_bound_is_told():
 
 
 def test_a_curve_that_was_cut_is_not_drawn_out():
-    row = {"bits": [1.5, 3.0, 4.5], "error": [0.0, 0.0, 0.0], "questions": [13], "cut": 1, "entropy": 19.001}
+    row = {
+        "bits": [1.5, 3.0, 4.5],
+        "error": [0.0, 0.0, 0.0],
+        "questions": [13],
+        "cut": 1,
+        "entropy": 19.001,
+        "cells": 1024,
+    }
     text, _ = entropy_report({"entropy-2-greedy": row})
     assert "| 2 | greedy | 3.000 ± 0.000 | cut | cut |  | 1 (1) |" in text
 

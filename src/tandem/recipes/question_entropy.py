@@ -27,7 +27,7 @@ def bits_by_question(policy: Policy, k: int, cells: int, trials: int, seed: int 
 
     Returns:
         `bits` and `error`: mean and standard error after each question; `questions`: of each search that found its objects;
-        `cut`: how many had to end before; `entropy`: of the prior, as multisets.
+        `cut`: how many had to end before; `entropy`: of the prior, as multisets; `cells`.
     """
     prior = Prior.uniform(cells, k=k)
     curves: list[list[float]] = []
@@ -48,6 +48,7 @@ def bits_by_question(policy: Policy, k: int, cells: int, trials: int, seed: int 
         "questions": questions,
         "cut": len(cut),
         "entropy": Posterior(prior).entropy(),
+        "cells": cells,
     }
 
 

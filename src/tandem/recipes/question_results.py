@@ -54,13 +54,13 @@ def entropy_report(rows: Rows) -> tuple[str, Any]:
     for name, row in rows.items():
         _, k, policy = name.split("-", 2)
         by_k.setdefault(int(k), {})[policy] = row
-    lines = [_entropy_line(k, policies) for k, policies in by_k.items()]
+    lines = [_entropy_lines(k, policies) for k, policies in by_k.items()]
     head = ["k", "policy", *(f"bits after {n}" for n in SHOWN_QUESTIONS), "questions to identify", "searches (cut)"]
     text = table(head, [line for of_k in lines for line in of_k])
     return f"{text}\n\n{_theorems(by_k)}", questions_figure({k: _curves(k, of_k) for k, of_k in by_k.items()})
 
 
-def _entropy_line(k: int, policies: Mapping[str, Any]) -> list[list[str]]:
+def _entropy_lines(k: int, policies: Mapping[str, Any]) -> list[list[str]]:
     dyadic = dyadic_information(k)
     bounds = [-lower_bound(k, n) for n in SHOWN_QUESTIONS]
     lines = [
@@ -93,7 +93,7 @@ def _theorems(by_k: Mapping[int, Mapping[str, Any]]) -> str:
         dyadic, half_of = dyadic_information(k), log2(k + 1) / 2
         half.append(dyadic >= half_of)
         for name, row in policies.items():
-            digits = row_digits(row, k)
+            digits = _digits(row)
             for n, (bits, error) in enumerate(zip(row["bits"], row["error"], strict=True), start=1):
                 slack = 2 * error + 1e-9
                 below_bound.append(bits <= -lower_bound(k, n) + slack)
@@ -113,14 +113,14 @@ def _theorems(by_k: Mapping[int, Mapping[str, Any]]) -> str:
     return "\n".join(f"- {text}: holds at {sum(held)} of {len(held)} points." for text, held in statements if held)
 
 
-def row_digits(row: Mapping[str, Any], k: int) -> int:
-    """Binary digits of a cell: the objects' entropy in order is k digits each, that of multisets a little less."""
-    return round((row["entropy"] + float(sum(log2(i) for i in range(1, k + 1)))) / k)
+def _digits(row: Mapping[str, Any]) -> int:
+    """How many dyadic questions there are."""
+    return row["cells"].bit_length() - 1
 
 
 def _curves(k: int, policies: Mapping[str, Any]) -> dict[str, Any]:
     entropy = next(iter(policies.values()))["entropy"]
-    digits = row_digits(next(iter(policies.values())), k)
+    digits = _digits(next(iter(policies.values())))
     left = {name: [entropy, *(max(entropy - bits, 0.0) for bits in row["bits"])] for name, row in policies.items()}
     longest = max(map(len, left.values()))
     bound = [bits for n in range(longest) if (bits := lower_bound(k, n, entropy)) >= 0]
