@@ -80,6 +80,9 @@ class Boxes(Region):
         inside = (places[..., None, :] >= self.bounds[..., 0]) & (places[..., None, :] < self.bounds[..., 1])
         return np.asarray(inside.all(-1).any(-1))
 
+    def __contains__(self, point: Sequence[float]) -> bool:
+        return bool(self.contains(point))
+
     def __iter__(self) -> Iterator[Any]:
         cells = np.fromiter(super().__iter__(), dtype=np.int64)
         return map(tuple, np.stack(np.unravel_index(cells, self.shape), axis=1).tolist())
