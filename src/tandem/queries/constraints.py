@@ -68,7 +68,9 @@ class Constraints:
         if len(allowed) < self.smallest:
             raise ValueError(f"smallest={self.smallest} is more than the {len(allowed)} cells that may be asked about")
         if self.form == "box" and prior.shape is None:
-            raise ValueError(f"form='box' needs a prior with axes, and {prior} has none; use Prior.grid or form='range'")
+            raise ValueError(
+                f"form='box' needs a prior with axes, and {prior} has none; use Prior.grid or form='range'"
+            )
         return allowed
 
     def check(self, region: Region, prior: Prior) -> None:

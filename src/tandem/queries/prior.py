@@ -107,7 +107,9 @@ class Prior:
         (((5.0, 10.0), (0.0, 1.0)),)
         """
         if len(quantiles) != len(cells):
-            raise ValueError(f"cells={tuple(cells)} has {len(cells)} axes for {len(quantiles)} quantiles; give one each")
+            raise ValueError(
+                f"cells={tuple(cells)} has {len(cells)} axes for {len(quantiles)} quantiles; give one each"
+            )
         return cls(prod(cells), _numbers(k), shape=tuple(map(int, cells)), axes=tuple(quantiles))
 
     @classmethod

@@ -23,7 +23,9 @@ NONE, HALF, WHOLE = 0, 1, 2
 HALF_COST = 1e-7  # bits; breaks ties against cuts, which make new atoms
 ENOUGH = 1e-4  # bits; a move that gains less is not worth its time
 TELLS_NOTHING = 1e-12  # bits
-MAX_WORK = 2**21  # numbers that all changes of one state are scored from; more would take longer than a question is worth
+MAX_WORK = (
+    2**21
+)  # numbers that all changes of one state are scored from; more would take longer than a question is worth
 MAX_SEGMENTS = 2**14
 
 
@@ -108,9 +110,7 @@ class HalfSearch:
     With groups of rows (what earlier questions of the same batch will tell apart) the score is the information within groups.
     """
 
-    def __init__(
-        self, rows: Rows, answers: Answers, group_R: Integers | None = None, limits: Limits | None = None
-    ):
+    def __init__(self, rows: Rows, answers: Answers, group_R: Integers | None = None, limits: Limits | None = None):
         self.limits = limits
         self.partition, self.k = rows.partition, rows.partition.prior.k
         self.runs, self.weight_R = runs_of(rows.ids_RK), rows.weight_R

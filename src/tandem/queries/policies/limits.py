@@ -51,7 +51,7 @@ class Limits:
         missing = self.smallest - len(region)
         if missing <= 0:
             return region
-        return Region([*region.ranges, *_first(self.filling, missing).ranges])
+        return Region([*region.ranges, *self.filling.first(missing).ranges])
 
 
 def limited(posterior: Posterior, asked: list[Region], constraints: Constraints) -> tuple[Rows, Limits]:
@@ -69,10 +69,3 @@ def limited(posterior: Posterior, asked: list[Region], constraints: Constraints)
             rows = refined(posterior, cuts)
             limits = Limits(constraints, rows.partition)
     return rows, limits
-
-
-def _first(region: Region, cells: int) -> Region:
-    """The first cells of a region."""
-    before = np.cumsum(region.stops - region.starts) - (region.stops - region.starts)
-    stops = np.minimum(region.stops, region.starts + np.maximum(cells - before, 0))
-    return Region(np.stack([region.starts, stops], axis=1))
