@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tandem.queries.region import Region
 
@@ -70,7 +70,7 @@ class Boxes(Region):
     def of_items(self) -> bool:
         return self.axes is None
 
-    def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
+    def contains(self, points: NDArray[Any] | Sequence[Any]) -> NDArray[np.bool_]:
         """For each of these points, along the last axis of an array, whether it lies in the region."""
         places = np.asarray(points)
         if places.size == 0:
@@ -79,6 +79,10 @@ class Boxes(Region):
             raise ValueError(f"points has shape {places.shape}; give {len(self.shape)} coordinates a point, last")
         inside = (places[..., None, :] >= self.bounds[..., 0]) & (places[..., None, :] < self.bounds[..., 1])
         return np.asarray(inside.all(-1).any(-1))
+
+    def count(self, points: NDArray[Any] | Sequence[Any]) -> int:
+        """How many of these points lie in the region, repeats counted: the answer to the question."""
+        return int(self.contains(points).sum())
 
     def __contains__(self, point: Sequence[float]) -> bool:
         return bool(self.contains(point))

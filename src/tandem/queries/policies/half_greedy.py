@@ -26,6 +26,7 @@ TELLS_NOTHING = 1e-12  # bits
 MAX_WORK = (
     2**21
 )  # numbers that all changes of one state are scored from; more would take longer than a question is worth
+MAX_ATOMS = 512
 MAX_SEGMENTS = 2**14
 
 
@@ -72,13 +73,14 @@ def best_beside(
 ) -> Region | None:
     """The question that reveals most beside those asked, whose answers are open: argmax H(X | X_{asked}).
 
-    Where the open questions make too many atoms for a search, half of each: its count does not depend on theirs, and it
-    reveals the dyadic D_k.
+    Where there are too many atoms for a search, or open questions would make them, half of each: its count does not depend
+    on theirs, and it reveals the dyadic D_k.
     """
     search = HalfSearch.of(posterior, asked, constraints)
-    if search.work > MAX_WORK:
-        return None if constraints.used else halves(posterior, asked, rng)
-    found = [search.ascend(state_A) for state_A in search.starts(restarts, rng)]
+    if search.too_large and not constraints.used:
+        return halves(posterior, asked, rng)
+    climb = search.score if search.too_large else search.ascend
+    found = [climb(state_A) for state_A in search.starts(restarts, rng)]
     best = max(found, key=lambda pair: pair[1])
     if best[1] < TELLS_NOTHING:
         return None
@@ -93,13 +95,13 @@ def best_beside(
 
 
 def halves(posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
-    """Half of every atom, of those of one cell a random half; None when there are too many to tell apart."""
+    """Half of every atom, of those of one cell a random half; None when open questions make too many."""
     partition = posterior.engine.partition
     for region in asked:
         partition = partition.cut(region)
         partition = partition.keep(np.flatnonzero(partition.size > 0))
         if len(partition.edges) > MAX_SEGMENTS:
-            return None
+            return None  # an answer to one of those asked will make them fewer
     single = np.where(rng.random(partition.atoms) < 0.5, partition.size, 0)
     return partition.part(np.where(partition.size == 1, single, partition.upper))
 
@@ -122,7 +124,8 @@ class HalfSearch:
         self.weight_T = self.weight_R[self.runs.row]
         self.f_XY = answers.matrix(self.k)
         self.single_A = self.partition.size == 1
-        self.work = self.partition.atoms * self.groups * (self.k + 1) ** 2 if self.groups > 1 else 0
+        work = self.partition.atoms**2 * self.groups * (self.k + 1) ** 2
+        self.too_large = self.partition.atoms > MAX_ATOMS or (self.groups > 1 and work > MAX_WORK)
         self.uneven = self.partition.prior.digits is None
         width = self.k + 1
         self.count_OHX = np.zeros((width, width, width))
@@ -152,6 +155,14 @@ class HalfSearch:
         if self.partition.prior.k_known:
             return states
         return [*states, np.full(atoms, WHOLE)]  # the question that counts all objects
+
+    def score(self, state_A: Integers) -> tuple[Integers, float]:
+        """The state as it is, and its bits."""
+        pairs = self._held(state_A[self.runs.atom] == WHOLE), self._held(state_A[self.runs.atom] == HALF)
+        key_R = (self.group_R * (self.k + 1) + pairs[0]) * (self.k + 1) + pairs[1]
+        held = sums(key_R, self.weight_R, self.groups * (self.k + 1) ** 2).reshape(self.groups, -1)
+        count_GX = held @ self.count_OHX.reshape(-1, self.k + 1)
+        return state_A, float(information(self.f_XY, count_GX).sum()) - self.offset
 
     def ascend(self, state_A: Integers) -> tuple[Integers, float]:
         """Changes one atom after another, the best change first, until none gains; the state and its bits."""

@@ -9,7 +9,7 @@ from tandem.queries.prior import Integers
 from tandem.queries.region import Region
 from tandem.queries.table import Table, TooManyRowsError
 
-MAX_ROWS = 200_000  # on the way to `most`; drawing is faster beyond
+MAX_ROWS = 50_000  # on the way to `most`; drawing is faster beyond
 
 
 def refined(posterior: Posterior, regions: list[Region], most: int = 5000) -> Rows:
