@@ -111,15 +111,15 @@ class LocateAnswers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocateRetract:
-    """Take answers of a session file back; the search goes on without them when it is started again.
+    """Take an answer of a session file back; the search goes on without it when it is started again.
 
     Example: tandem locate retract search.json 4
     """
 
     session: tyro.conf.Positional[Path]
     """The file that --session kept."""
-    questions: tyro.conf.Positional[tuple[int, ...]]
-    """Numbers of the questions, as `tandem locate answers` lists them."""
+    question: tyro.conf.Positional[int]
+    """Number of the question, as `tandem locate answers` lists it."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -192,17 +192,13 @@ def list_answers(options: LocateAnswers) -> None:
 
 
 def retract(options: LocateRetract) -> None:
-    """Takes answers back in a session file, all of them or, when one has no answer, none.
+    """Takes an answer back in a session file.
 
     Raises:
-        ValueError: the file is no session, or a question has no answer.
+        ValueError: the file is no session, or the question has no answer.
     """
     session = _loaded(options.session)
-    for question in options.questions:
-        if not 1 <= question <= session.questions:
-            raise ValueError(f"questions={question} has no answer; answered are 1 to {session.questions}")
-    for question in sorted(set(options.questions), reverse=True):
-        session.retract(question)
+    session.retract(options.question)
     session.save(options.session)
     print(_told(session), file=sys.stderr)
 
@@ -233,9 +229,7 @@ def _search(options: SearchOptions, items: int, count: Count, name: Callable[[in
             bar.advance(bits_left=session.bits_left)
 
         try:
-            reached = search(
-                session, count, told, max_questions=options.max_questions, max_seconds=options.max_seconds
-            )
+            reached = search(session, count, told, max_questions=options.max_questions, max_seconds=options.max_seconds)
         except AdditivityError as error:
             raise AdditivityError(f"{error}{_remedy(options, session)}") from error
     if not reached.done:

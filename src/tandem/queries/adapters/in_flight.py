@@ -55,7 +55,7 @@ async def search_async(
                     running[asyncio.ensure_future(_counted(count, question))] = question
                     asked += 1
             if stopped == "seconds" or not running:
-                stopped = stopped or "nothing to ask"
+                stopped = stopped or budget.spent(asked) or "nothing to ask"
                 break
             finished, _ = await asyncio.wait(running, timeout=budget.left, return_when=asyncio.FIRST_COMPLETED)
             _take(session, running, finished, told)
