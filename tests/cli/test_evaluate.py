@@ -29,6 +29,16 @@ def test_a_bundled_model_is_measured(capsys: pytest.CaptureFixture[str]):
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_what_was_rounded_stands_below_the_table(capsys: pytest.CaptureFixture[str]):
+    Path("text.txt").write_text("Returns the name of a bucket.")
+    rounding = "--precision.weights E4M3 --precision.block 128 --precision.kv mxfp8 --precision.state nvfp4"
+    main(["eval", "nano", "--tasks", "perplexity", "--text", "text.txt", "--device", "cpu", *rounding.split()])
+    out = capsys.readouterr().out
+    assert "weights: E4M3, block 128, float32 scales, 8.301 bits each, 89% of parameters" in out
+    assert "kv: ocp:e4m3fn, block 32, e8m0 scales, 8.25 bits each, 264 bytes a token" in out
+    assert "state: ocp:e2m1, block 16, e4m3 scales, 4.501 bits each, 92,180 bytes a document" in out
+
+
 def test_ctrl_c_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt

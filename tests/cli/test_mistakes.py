@@ -58,6 +58,7 @@ OPTIONS = [
     (("chat", "nano", "--max-tokens", "x"), "--max-tokens='x' is not a whole number; give one"),
     (("chat", "nano", "--thinking", "deep"), "--thinking='deep' is no choice; use one of 'auto', 'short', 'long'"),
     (("eval",), "MODEL, --tasks STR is missing"),
+    ((*EVAL, "needle", "--precision.kv", "E4"), "precision.kv: format='E4' is not known; use E4M3"),
     (("eval", "nano", "--task", "needle"), "--tasks STR is missing; --task is unknown"),
     (("eval", "nana", "--tasks", "needle"), "source='nana' is no directory and no bundled checkpoint; bundled: nano"),
     ((*EVAL, ","), "tasks=',' names no task; use perplexity, needle, phone-book"),

@@ -14,6 +14,7 @@ from tandem.data import Tokenizer
 from tandem.evaluate import EvaluateConfig, Reading, Subject, measure_text, run_evaluation
 from tandem.evaluate import run as run_module
 from tandem.nn import HybridLM, ModelConfig, TransMambaConfig
+from tandem.precision import Operand, RoundingConfig, quantize_caches, quantize_weights
 
 LENGTHS = (126, 150)
 
@@ -162,3 +163,38 @@ def test_another_schedule_is_another_model(tmp_path: Path, config: EvaluateConfi
     run_evaluation(first, replace(asked, output=tmp_path / "first.json"))
     with pytest.raises(ValueError, match="fingerprint="):
         run_evaluation(first, replace(asked, schedule="mamba", output=tmp_path / "first.json"))
+
+
+def test_a_rounded_model_is_told_and_measured_by_decoding(saved: str, config: EvaluateConfig):
+    asked = replace(config, tasks="perplexity,phone-book", lengths=(126,), output=config.output / "rounded.json")
+    rounding = RoundingConfig(weights="E4M3", kv="E2M1", state="E2M1", block=4)
+    results = run_evaluation(saved, replace(asked, precision=rounding))
+    assert results.path is not None
+    told = json.loads(results.path.read_text())["precision"]
+    assert {name: (how["format"], how["bits"]) for name, how in told.items()} == {
+        "weights": ("E4M3", 16.0),
+        "kv": ("E2M1", 12.0),
+        "state": ("E2M1", 12.0),
+    }
+    subject, narrow = Subject.load(saved), Operand(format="E2M1", block=4)
+    quantize_weights(subject.model, Operand(format="E4M3", block=4))
+    weights_alone = measure_text(subject, [config.text.read_text()], Reading())
+    quantize_caches(subject.model, kv=narrow, state=narrow)
+    score = measure_text(subject, [config.text.read_text()], Reading())
+    bits = results.cells[0]["metrics"]["bits_per_byte"]["value"]
+    assert bits == pytest.approx(score.bits_per_byte.value)
+    assert bits != pytest.approx(weights_alone.bits_per_byte.value, rel=1e-5)
+    with pytest.raises(ValueError, match=r"precision=.* but output=.*rounded\.json has .*; use that, or another"):
+        run_evaluation(saved, asked)
+
+
+def test_stochastic_rounding_is_repeatable_by_its_seed(saved: str, config: EvaluateConfig):
+    rounding = RoundingConfig(weights="E2M1", state="E2M1", rounding="stochastic")
+    asked = replace(config, tasks="perplexity", precision=rounding)
+    found = [
+        run_evaluation(saved, replace(asked, seed=seed, output=config.output / f"{n}.json")).cells[0]["metrics"][
+            "bits_per_byte"
+        ]["value"]
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert found[0] == found[1] != found[2]

@@ -1,10 +1,12 @@
 """Scores against log_softmax of one forward pass."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from tandem.nn import HybridLM, SequenceLayout
-from tandem.serve import score_batch, score_continuations, score_long, score_tokens
+from tandem.nn import CacheRounding, HybridLM, SequenceLayout
+from tandem.serve import Sampling, generate_tokens, score_batch, score_continuations, score_long, score_tokens
 
 
 @pytest.mark.parametrize("length", [2, 9, 61])
@@ -74,3 +76,46 @@ def test_a_long_text_through_the_state_equals_one_pass(model: HybridLM, block: i
 def test_a_start_outside_the_row_is_named(model: HybridLM, start: int) -> None:
     with pytest.raises(ValueError, match=f"start={start} leaves no token of 3 to score; use one from 1 to 2"):
         score_batch(model, [[1, 40, 41]], [start])
+
+
+@pytest.fixture
+def rounded(make_model: Callable[..., HybridLM]) -> HybridLM:
+    model = make_model("MFAMF")
+    model.round_caches(CacheRounding(kv=lambda x: x.bfloat16().to(x.dtype), state=lambda x: x.bfloat16().to(x.dtype)))
+    return model
+
+
+def decoded(model: HybridLM, ids: list[int], start: int) -> torch.Tensor:
+    """Log-probabilities of ids[start:]: a prefill of what is before, then a step a token."""
+    state, found = model.new_state(1), []
+    with torch.no_grad():
+        for begin, end in ((0, start), *((k, k + 1) for k in range(start, len(ids) - 1))):
+            logits_V = model.next_logits(torch.tensor(ids[begin:end]), state.layout([end - begin]), state)[-1]
+            found.append(logits_V.log_softmax(-1)[ids[end]])
+    return torch.stack(found)
+
+
+def test_with_rounded_caches_scores_are_those_of_decoding(rounded: HybridLM, model: HybridLM) -> None:
+    rows = [torch.randint(32, 300, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (2, 30, 17, 60)]
+    starts = [1, 29, 5, 40]
+    for row, start, scores in zip(rows, starts, score_batch(rounded, rows, starts), strict=True):
+        want = decoded(rounded, row, start)
+        torch.testing.assert_close(scores.logp_T, want, rtol=1e-4, atol=1e-4)
+        if start > 1:
+            assert not torch.allclose(scores.logp_T, score_batch(model, [row], [start])[0].logp_T, rtol=1e-4, atol=1e-4)
+    answers = [[row[start:], row[start : start + 1]] for row, start in zip(rows, starts, strict=True)]
+    prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
+    for row, start, (long, short) in zip(rows, starts, score_continuations(rounded, prompts, answers), strict=True):
+        want = decoded(rounded, row, start)
+        torch.testing.assert_close(long.logp_T, want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(short.logp_T, want[:1], rtol=1e-4, atol=1e-4)
+    long_text = torch.cat([part.logp_T for part in score_long(rounded, rows[3], block=7)])
+    torch.testing.assert_close(long_text, decoded(rounded, rows[3], 1), rtol=1e-4, atol=1e-4)
+
+
+def test_generation_reads_rounded_caches(rounded: HybridLM) -> None:
+    """Greedy ids are the likeliest ones of decoding by hand."""
+    ids = torch.randint(32, 300, (9,), generator=torch.Generator().manual_seed(1)).tolist()
+    written = list(generate_tokens(rounded, ids, sampling=Sampling(temperature=0.0), max_tokens=12))
+    scores = score_batch(rounded, [[*ids, *written]], [len(ids)])[0]
+    assert scores.greedy_T.all()

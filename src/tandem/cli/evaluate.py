@@ -42,6 +42,7 @@ def table(plain: Mapping[str, Any], tasks: Sequence[str]) -> Table:
     """One row a metric: the value, its 95 % interval, what a guess gets, and the number of samples."""
     versions = ", ".join(f"{name} {version}" for name, version in plain["versions"].items())
     caption = f"{plain['device']}, {plain['dtype']}, {versions}"
+    caption = "\n".join([caption, *map(_rounded, plain["precision"].items())]) if plain.get("precision") else caption
     drawn = Table("task", "metric", "value", "95 %", "a guess", "n", title=plain["model"], caption=caption)
     drawn.box = box.SIMPLE_HEAD
     for cell in (cell for task in tasks for cell in plain["results"] if cell["task"] == task):
@@ -52,6 +53,15 @@ def table(plain: Mapping[str, Any], tasks: Sequence[str]) -> Table:
             drawn.add_row(head, name, _number(value["value"]), interval, guess, f"{value['n']:,}")
             head = ""
     return drawn
+
+
+def _rounded(of: tuple[str, Mapping[str, Any]]) -> str:
+    """What was rounded, in a line: "kv: E4M3, block channel, float32 scales, 8.5 bits each, 272 bytes a token"."""
+    name, how = of
+    takes = [f"{how[key]:,.0f} {key.replace('_', ' ')}" for key in how if key.startswith("bytes_a")]
+    takes += [f"{how['share']:.0%} of parameters"] if "share" in how else []
+    each = f"{how['format']}, block {how['block']}, {how['scale']} scales, {how['bits']:.4g} bits each"
+    return f"{name}: {each}, {', '.join(takes)}"
 
 
 def _number(value: float | None) -> str:

@@ -2,8 +2,9 @@
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from tandem.evaluate.phone_book import draw_phone_book
 from tandem.evaluate.results import Results, fingerprint
 from tandem.evaluate.retrieval import Draw, Grid, Outcome, estimates, guesses, measure_retrieval
 from tandem.evaluate.subject import Subject
+from tandem.precision import RoundingConfig
 from tandem.report import progress
 from tandem.serve import Thinking
 
@@ -68,6 +70,9 @@ class EvaluateConfig:
 
     schedule: tuple[int, ...] | str | None = None
     """TransPoints of the T layers in place of the model's: a name such as v7, or one a layer."""
+
+    precision: RoundingConfig = field(default_factory=RoundingConfig)
+    """Rounds weights, keys and values, or SSM states before anything is measured."""
 
     limit: int | None = None
     """For lm-eval tasks: only the first items of each."""
@@ -135,8 +140,8 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
     Each cell is written when it is done, so after Ctrl-C the same call goes on, to the same numbers.
 
     Raises:
-        ValueError: an unknown model, text or task, a schedule for a model without T layers, a length that a task cannot fill,
-            or an output file of something else.
+        ValueError: an unknown model, text or task, a schedule for a model without T layers, rounding of what the model does not
+            keep, a length that a task cannot fill, or an output file of something else.
         ImportError: a task of lm-eval without lm-eval.
     """
     device = hub.choose_device(config.device)
@@ -148,7 +153,9 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
     )
     if config.schedule is not None:
         subject.model.reschedule(config.schedule)
-    results = Results(output_file(model, config.output), _header(model, subject, device))
+    with _seeded(config.seed):
+        rounded = config.precision.apply(subject.model)
+    results = Results(output_file(model, config.output), _header(model, subject, device, rounded))
 
     def missing(cells: Sequence[Cell]) -> list[Cell]:
         return [cell for cell in cells if results.find(cell.task, cell.length, cell.settings) is None]
@@ -160,14 +167,24 @@ def run_evaluation(model: str, config: EvaluateConfig) -> Results:
         with progress("eval", total, unit="tokens", done=total - sum(cell.tokens for cell in todo)) as bar:
             for cell in todo:
                 where = f"{cell.task} {cell.length:,}" if cell.length else cell.task
-                _add(results, cell, lambda n, where=where: bar.advance(n, at=where))
+                _add(results, cell, config.seed, lambda n, where=where: bar.advance(n, at=where))
     for cell in others:  # they show progress of their own
-        _add(results, cell, lambda n: None)
+        _add(results, cell, config.seed, lambda n: None)
     return results
 
 
-def _add(results: Results, cell: Cell, advance: Callable[[int], None]) -> None:
-    results.add({"task": cell.task, "length": cell.length, "settings": cell.settings, **cell.measure(advance)})
+def _add(results: Results, cell: Cell, seed: int, advance: Callable[[int], None]) -> None:
+    with _seeded(seed):
+        measured = cell.measure(advance)
+    results.add({"task": cell.task, "length": cell.length, "settings": cell.settings, **measured})
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Has stochastic rounding draw the same numbers whatever was measured before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def output_file(model: str, output: Path | None) -> Path:
@@ -266,10 +283,11 @@ def _texts(path: Path) -> list[str]:
     return [read_text(path)]
 
 
-def _header(model: str, subject: Subject, device: torch.device) -> dict[str, Any]:
+def _header(model: str, subject: Subject, device: torch.device, rounded: Mapping[str, Any]) -> dict[str, Any]:
     versions = {"tandem": __version__, "torch": torch.__version__, "python": platform.python_version()}
     return {
         "model": model,
+        "precision": rounded or None,
         "fingerprint": fingerprint(subject.model),
         "context": subject.context,
         "device": device.type,

@@ -26,7 +26,7 @@ from tandem.nn.rope import (
     yarn_amplitude,
 )
 from tandem.nn.schedule import SCHEDULE_LENGTH, SCHEDULES, transpoints
-from tandem.nn.slots import KVSlots, Slots, SSMSlots, TransSlots
+from tandem.nn.slots import CacheRounding, KVSlots, Rounding, Slots, SSMSlots, TransSlots
 from tandem.nn.state import DecodePool, DecodeState
 from tandem.nn.transmamba import TransMamba
 from tandem.ops import SequenceLayout
@@ -38,6 +38,7 @@ __all__ = [
     "Attention",
     "AttentionConfig",
     "Aux",
+    "CacheRounding",
     "DecodePool",
     "DecodeState",
     "Dense",
@@ -60,6 +61,7 @@ __all__ = [
     "PairScaling",
     "RMSNorm",
     "RopeScaling",
+    "Rounding",
     "Routing",
     "SSMSlots",
     "SequenceLayout",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig
 from tandem.nn.rope import RopeScaling, rotary_frequencies
-from tandem.nn.slots import KVSlots
+from tandem.nn.slots import KVSlots, Rounding
 from tandem.ops import SequenceLayout, StepProgram, cached_attention, causal_attention, rotary
 
 
@@ -44,7 +44,11 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """y = W_o · attention(norm(rope(W_q x)), norm(rope(W_k x)), W_v x), causal and inside each document."""
+    """y = W_o · attention(norm(rope(W_q x)), norm(rope(W_k x)), W_v x), causal and inside each document.
+
+    Attributes:
+        round_kv: see `HybridLM.round_caches`.
+    """
 
     def __init__(self, config: AttentionConfig, width: int, eps: float) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, eps)
             self.k_norm = RMSNorm(config.head_width, eps)
+        self.round_kv: Rounding | None = None
 
     def init_weights(self, residual_scale: float) -> None:
         """Fan-in normal; the output shrinks with depth so that the residual stream starts at the embedding's size."""
@@ -69,6 +74,8 @@ class Attention(nn.Module):
         q_THP, k_TGP, v_TGP = qkv.split([heads, kv_heads, kv_heads], dim=1)
         q_THP, k_TGP = self._positions(q_THP, k_TGP, layout)
         if state is not None:
+            if self.round_kv is not None:
+                k_TGP, v_TGP = self.round_kv(k_TGP), self.round_kv(v_TGP)
             state.append(k_TGP, v_TGP, layout)
         if state is None or (layout.is_fresh and not layout.is_step):
             y_THP = causal_attention(q_THP, k_TGP, v_TGP, layout, scale)

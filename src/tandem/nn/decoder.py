@@ -19,7 +19,7 @@ from tandem.nn.base import Linear, RMSNorm
 from tandem.nn.config import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig, TransMambaConfig
 from tandem.nn.feed_forward import Dense, Experts, MixtureOfExperts, Routing, balance_losses, expert_loads
 from tandem.nn.mamba import Mamba
-from tandem.nn.slots import Slots
+from tandem.nn.slots import CacheRounding, Slots, SSMSlots
 from tandem.nn.state import DecodePool, DecodeState
 from tandem.nn.step import recorded_logits
 from tandem.nn.transmamba import TransMamba
@@ -153,6 +153,7 @@ class HybridLM(nn.Module):
     Attributes:
         recompute: keep only the residual stream between layers for the backward pass, and run each layer's forward again
             there: memory of one layer for about a third more work (Chen et al. 2016, arXiv 1604.06174).
+        cache_rounding: what `round_caches` was given.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -165,6 +166,7 @@ class HybridLM(nn.Module):
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.int8_steps = False
         self.recompute = False
+        self.cache_rounding: CacheRounding | None = None
         self._balance_weights = tuple(mixture.config.balance_weight for mixture in self._mixtures())
         self._generator = torch.Generator().manual_seed(0)
         for mixture in self._mixtures():
@@ -235,6 +237,7 @@ class HybridLM(nn.Module):
             _, x_TD = self.norm.of_sum(x_TD, y_TD, self.config.residual_scale, dtype)
         if state is not None:
             state.advance(layout.lengths)
+            self._round_states(state)
         return x_TD, Aux(routings, self._balance_weights, self.embedding)
 
     def logits(self, x_TD: Tensor) -> Tensor:
@@ -297,6 +300,19 @@ class HybridLM(nn.Module):
                 module.round_to_int8()
         self.int8_steps = True
 
+    def round_caches(self, rounding: CacheRounding | None) -> None:
+        """Rounds what decode states keep: keys and values of every token, SSM states after every call. None keeps all.
+
+        A token attends to rounded keys and values, its own among them, so it does not matter how a text is cut into calls.
+        An SSM computes with the states that a call found and rounds those that it leaves: a prefill rounds once, a step at its
+        token. A forward pass without a decode state rounds nothing; convolution halos are never rounded. Steps run layer by
+        layer, neither recorded on a CPU nor captured in a CUDA graph.
+        """
+        self.cache_rounding = rounding
+        for layer in self.layers:
+            if isinstance(layer.mixer, Attention | TransMamba):
+                layer.mixer.round_kv = rounding.kv if rounding else None
+
     def reschedule(self, schedule: str | Sequence[int], length: int | None = None) -> None:
         """Gives the `T` layers other TransPoints, as `ModelConfig.rescheduled`; weights stay, decode states are void.
 
@@ -321,6 +337,7 @@ class HybridLM(nn.Module):
             mixture.is_plain for mixture in self._mixtures()
         )  # other experts need to know how many rows each gets
         plain = plain and "T" not in self.config.layers  # which side of its TransPoint a document is on, the host knows
+        plain = plain and self.cache_rounding is None
         return plain and self.embedding.is_cuda and triton_for(self.embedding)
 
     def generator_state(self) -> Tensor:
@@ -330,6 +347,12 @@ class HybridLM(nn.Module):
     def load_generator_state(self, state: Tensor) -> None:
         """Restores `generator_state`."""
         self._generator.set_state(state)
+
+    def _round_states(self, state: DecodeState | DecodePool) -> None:
+        if self.cache_rounding is not None and self.cache_rounding.state is not None:
+            for slots in state.layers:
+                if isinstance(slots, SSMSlots):
+                    slots.state_SHPN.copy_(self.cache_rounding.state(slots.state_SHPN))
 
     def _recomputes(self) -> bool:
         return self.recompute and torch.is_grad_enabled()

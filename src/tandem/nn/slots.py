@@ -5,7 +5,7 @@ convolution channels; TransMamba: G attention heads, W = max(state, value width)
 ones end in zeros).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,23 @@ from torch import Tensor
 
 from tandem.nn.config import AttentionConfig, MambaConfig, TransMambaConfig
 from tandem.ops import SequenceLayout
+
+
+Rounding = Callable[[Tensor], Tensor]
+"""From numbers to what is kept of them, of the same shape and dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRounding:
+    """What becomes of numbers on their way into a decode state; None keeps them as they are.
+
+    Attributes:
+        kv: of the keys (T, G, P) of new tokens, and of their values, before any token attends to them.
+        state: of the SSM states (S, H, P, N) that a call leaves, after all its tokens have read them.
+    """
+
+    kv: Rounding | None = None
+    state: Rounding | None = None
 
 
 @dataclass(slots=True)

@@ -28,10 +28,15 @@ def recorded_logits(model: "HybridLM", tokens_S: Tensor, state: DecodeState) -> 
     """logits_SV of one more token of each document, by the state's recording, made anew where it no longer holds.
 
     Returns:
-        None where the layers must step one by one: not on the CPU, under autocast or a compiler, in training, with hooks, or
-        with a layer that the kernels do not have.
+        None where the layers must step one by one: not on the CPU, under autocast or a compiler, in training, with hooks, with
+        rounded caches, or with a layer that the kernels do not have.
     """
-    if model.training or tokens_S.device.type != "cpu" or torch.compiler.is_compiling():
+    if (
+        model.cache_rounding is not None
+        or model.training
+        or tokens_S.device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
         return None
     if torch.is_autocast_enabled("cpu") or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return None

@@ -18,7 +18,7 @@ from tandem.nn.attention import Rotary
 from tandem.nn.base import is_bare
 from tandem.nn.config import TransMambaConfig
 from tandem.nn.mamba import Mamba
-from tandem.nn.slots import TransSlots
+from tandem.nn.slots import Rounding, TransSlots
 from tandem.ops import (
     SequenceLayout,
     Split,
@@ -42,6 +42,9 @@ class TransMamba(Mamba):
 
     Args:
         transpoint: P, in tokens of each document; may be changed later, but not under a decode state.
+
+    Attributes:
+        round_kv: see `HybridLM.round_caches`.
     """
 
     config: TransMambaConfig
@@ -50,6 +53,7 @@ class TransMamba(Mamba):
         super().__init__(config, width, eps)
         self.transpoint = transpoint
         self.rope = None if config.rope_mode == "none" else Rotary(config.state, config.rotary_base)
+        self.round_kv: Rounding | None = None
 
     def forward(self, x_TD: Tensor, layout: SequenceLayout, state: TransSlots | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Mixes tokens; with a state, goes on from it and moves it on.
@@ -165,6 +169,8 @@ class TransMamba(Mamba):
         q_TGW, k_TGW, v_TGW = (_padded(t, width) for t in (q_TGN, k_TGN, v_TGV))
         scale = config.state**-0.5 if config.scale is None else config.scale
         if state is not None:
+            if self.round_kv is not None:
+                k_TGW, v_TGW = self.round_kv(k_TGW), self.round_kv(v_TGW)
             state.append(k_TGW, v_TGW, dt_TH, layout, split.before_documents)
         if state is None or (layout.is_fresh and not layout.is_step):
             y_TGW = causal_attention(q_TGW, k_TGW, v_TGW, layout, scale)

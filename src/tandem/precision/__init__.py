@@ -1,13 +1,15 @@
 """Number formats of any exponent and mantissa bits, rounding to them with block scales, linear layers whose products are rounded,
-and the law of training in them.
+trained models whose weights and caches are rounded, and the law of training in formats.
 """
 
+from tandem.precision.after_training import CacheSizes, Stored, quantize_caches, quantize_weights, stored
 from tandem.precision.experts import QuantizedExperts
 from tandem.precision.fitting import Fit, Run, fit
 from tandem.precision.formats import FloatFormat, IntFormat, ScaleFormat, parse_format
 from tandem.precision.law import CAPYBARA, BitsLaw, BlockLaw, Optimum, PrecisionLaw
 from tandem.precision.linear import QuantizedLinear
 from tandem.precision.model import is_quantized, quantize_model
+from tandem.precision.options import RoundingConfig
 from tandem.precision.peer_laws import Chinchilla, Kaplan, Kumar
 from tandem.precision.quantizing import Block, quantize
 from tandem.precision.recipe import (
@@ -30,6 +32,7 @@ __all__ = [
     "BitsLaw",
     "Block",
     "BlockLaw",
+    "CacheSizes",
     "Chinchilla",
     "Fit",
     "FloatFormat",
@@ -43,8 +46,10 @@ __all__ = [
     "QuantizedExperts",
     "QuantizedLinear",
     "Recipe",
+    "RoundingConfig",
     "Run",
     "ScaleFormat",
+    "Stored",
     "fit",
     "fp8_deepseek",
     "is_quantized",
@@ -54,7 +59,10 @@ __all__ = [
     "paper_recipe",
     "parse_format",
     "quantize",
+    "quantize_caches",
     "quantize_model",
+    "quantize_weights",
     "same_for",
+    "stored",
     "w8a8g8",
 ]

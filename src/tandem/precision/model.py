@@ -26,15 +26,23 @@ def quantize_model(model: HybridLM, recipe: Recipe, skip: Sequence[str] = ()) ->
     Raises:
         ValueError: a name in `skip` that no map has.
     """
-    maps = {name: module for name, module in model.named_modules() if name.startswith("layers.") and _is_map(module)}
+    for name, module in maps_of(model, skip).items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, _with(module, recipe))
+    return model
+
+
+def maps_of(model: HybridLM, skip: Sequence[str] = ()) -> dict[str, Linear | Experts]:
+    """Every linear map and all routed experts of the layers, by name, without those that `skip` names.
+
+    Raises:
+        ValueError: a name in `skip` that no map has.
+    """
+    maps = {name: m for name, m in model.named_modules() if name.startswith("layers.") and _is_map(m)}
     for pattern in skip:
         if not any(fnmatchcase(name, pattern) for name in maps):
             raise ValueError(f"skip={pattern!r} names no map; use names such as {', '.join(list(maps)[:3])}")
-    for name, module in maps.items():
-        if not any(fnmatchcase(name, pattern) for pattern in skip):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _with(module, recipe))
-    return model
+    return {name: m for name, m in maps.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}  # pyright: ignore[reportReturnType]
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -1,5 +1,8 @@
 """How likely a text is: the log-probability of each token given those before it.
 
+A model that rounds what it keeps (`HybridLM.round_caches`) is scored as it decodes: what stands before the first scored token is a
+prefill, and every token behind it is fed by a step, whatever a function says of passes below.
+
 Shapes: T tokens, D model width, V vocabulary.
 """
 
@@ -9,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tandem.nn import HybridLM, SequenceLayout
+from tandem.nn import DecodeState, HybridLM, SequenceLayout
 from tandem.serve.generate import check_request, evaluating
 
 _BLOCK = 256  # tokens whose logits are held at once: a whole context times a large vocabulary would not fit
@@ -52,6 +55,10 @@ def score_batch(model: HybridLM, rows: Sequence[Sequence[int]], starts: Sequence
         if not 1 <= start < len(row):
             raise ValueError(f"start={start} leaves no token of {len(row)} to score; use one from 1 to {len(row) - 1}")
     check_request(model, [part for row in rows for part in (row[:-1], row[-1:])], max_tokens=1)
+    if model.cache_rounding is not None:
+        cut = list(zip(rows, starts, strict=True))
+        ends = score_continuations(model, [row[:start] for row, start in cut], [[row[start:]] for row, start in cut])
+        return [scores for (scores,) in ends]
     device = next(model.parameters()).device
     layout = SequenceLayout.from_lengths([len(row) - 1 for row in rows], chunk=model.config.chunk, device=device)
     places, offset = [], 0
@@ -91,11 +98,8 @@ def score_continuations(
         parts = [row[None] for row in before]
         longer = [k for k, (_, more) in enumerate(pairs) if len(more) > 1]
         if longer:
-            branch = state.select([pairs[k][0] for k in longer])
-            sizes = [len(pairs[k][1]) - 1 for k in longer]
-            fed_T = torch.tensor([token for k in longer for token in pairs[k][1][:-1]], device=device)
-            x_TD, _ = model.hidden(fed_T, branch.layout(sizes), branch)
-            for k, own_TD in zip(longer, x_TD.split(sizes), strict=True):
+            fed = [pairs[k][1][:-1] for k in longer]
+            for k, own_TD in zip(longer, _read(model, fed, state.select([pairs[k][0] for k in longer])), strict=True):
                 parts[k] = torch.cat([parts[k], own_TD])
         targets_T = torch.tensor([token for _, more in pairs for token in more], device=device)
         scores = _token_scores(model, torch.cat(parts), targets_T)
@@ -123,12 +127,33 @@ def _through_state(model: HybridLM, ids: Sequence[int], block: int) -> Iterator[
     device = next(model.parameters()).device
     state = model.new_state(1, device)
     for begin in range(0, len(ids) - 1, block):
-        inputs_T = torch.tensor(ids[begin : min(begin + block, len(ids) - 1)], device=device)
-        targets_T = torch.tensor(ids[begin + 1 : begin + 1 + len(inputs_T)], device=device)
+        inputs = ids[begin : min(begin + block, len(ids) - 1)]
+        targets_T = torch.tensor(ids[begin + 1 : begin + 1 + len(inputs)], device=device)
         with torch.no_grad(), evaluating(model):
-            x_TD, _ = model.hidden(inputs_T, state.layout([len(inputs_T)]), state)
-            scores = _token_scores(model, x_TD, targets_T)
+            scores = _token_scores(model, _read(model, [inputs], state)[0], targets_T)
         yield scores
+
+
+def _read(model: HybridLM, rows: Sequence[Sequence[int]], state: DecodeState) -> list[Tensor]:
+    """The residual stream x_TD of tokens behind what each slot holds, read at once or, with rounded caches, in steps.
+
+    Steps go on without the slots whose rows have ended; the state is not of use afterwards unless it has a single slot.
+    """
+    if model.cache_rounding is None:
+        layout = state.layout([len(row) for row in rows])
+        fed_T = torch.tensor([token for row in rows for token in row], device=state.device)
+        return list(model.hidden(fed_T, layout, state)[0].split(layout.lengths))
+    parts: list[list[Tensor]] = [[] for _ in rows]
+    live = list(range(len(rows)))
+    for at in range(max(map(len, rows))):
+        keep = [place for place, row in enumerate(live) if at < len(rows[row])]
+        if len(keep) < len(live):
+            state, live = state.select(keep), [live[place] for place in keep]
+        fed_S = torch.tensor([rows[row][at] for row in live], device=state.device)
+        x_SD, _ = model.hidden(fed_S, state.layout([1] * len(live)), state)
+        for row, x_D in zip(live, x_SD, strict=True):
+            parts[row].append(x_D)
+    return [torch.stack(own) for own in parts]
 
 
 def _token_scores(model: HybridLM, x_TD: Tensor, targets_T: Tensor) -> TokenScores:
