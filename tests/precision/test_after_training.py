@@ -65,9 +65,8 @@ IDS = torch.randint(0, 64, (16,), generator=torch.Generator().manual_seed(0))
 @torch.no_grad()
 def read(model: HybridLM, pieces: Sequence[int]) -> tuple[Tensor, DecodeState]:
     """Logits of a text cut into calls, and the state behind it."""
-    state, parts = model.new_state(1), []
-    for ids_T in IDS[: sum(pieces)].split(list(pieces)):
-        parts.append(model(ids_T, state.layout([len(ids_T)]), state))
+    state, given = model.new_state(1), IDS[: sum(pieces)].split(list(pieces))
+    parts = [model(ids_T, state.layout([len(ids_T)]), state) for ids_T in given]
     return torch.cat(parts), state
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from tandem.nn.config import AttentionConfig, MambaConfig, TransMambaConfig
 from tandem.ops import SequenceLayout
 
-
 Rounding = Callable[[Tensor], Tensor]
 """From numbers to what is kept of them, of the same shape and dtype."""
 
