@@ -23,7 +23,7 @@ class Constraints:
     >>> from tandem.queries import HalfGreedyPolicy, Session
     >>> constraints = Constraints(largest=3, forbidden=Region([(6, 8)]))
     >>> Session(Prior.uniform(8, k=1), HalfGreedyPolicy(), constraints=constraints).ask().ranges
-    ((3, 6),)
+    ((0, 3),)
 
     Attributes:
         form: "range" for one contiguous range, "box" for one axis-aligned box (priors with axes), "any" for any set.
