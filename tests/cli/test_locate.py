@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tandem.cli.main import main
+from tandem.queries import Prior, Region, Session
 
 NEEDLES = ("--", "sh", "-c", "grep -c needle || true")
 
@@ -118,3 +119,77 @@ def test_files_that_are_no_text_are_named(
         main(["locate", "command", "--lines", str(path), *NEEDLES] if field == "lines" else of_rows)
     assert left.value.code == 2
     assert f"{field}={path} {said}" in capsys.readouterr().err
+
+
+def test_wrong_answers_are_diagnosed_and_can_be_retracted(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    session, answers = tmp_path / "s.json", tmp_path / "answers"
+    options = ["locate", "command", "--lines", str(words), "--objects", "2", "--session", str(session)]
+    # The third answer is false where the truth differs from it: of two objects, all or none of those there.
+    lie = f"n=$(grep -c needle || true); echo >> {answers}; [ $(wc -l < {answers}) -ne 3 ] || n=$(( n == 2 ? 1 : n + 1 )); echo $n"
+    with pytest.raises(SystemExit) as left:
+        main([*options, "--", "sh", "-c", lie])
+    assert left.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"tandem locate retract {session} N" in said
+    before = session.read_bytes()
+    for wrong in ("-1", "3", "0.5"):
+        with pytest.raises(SystemExit) as left:
+            main([*options, "--", "sh", "-c", f"echo {wrong}"])
+        assert left.value.code == 2
+        assert (f"answer={wrong} about 2 objects is impossible" in capsys.readouterr().err) or Session.load(
+            session
+        ).done
+    assert session.read_bytes() == before
+    main(["locate", "answers", str(session)])
+    assert capsys.readouterr().out.splitlines()[2].startswith("3\t")
+    answered = Session.load(session).questions
+    main(["locate", "retract", str(session), "3"])
+    assert Session.load(session).questions == answered - 1
+    main([*options, *NEEDLES])
+    assert capsys.readouterr().out == "3\tneedle\n77\tneedle\n"
+
+
+def test_a_contradiction_names_the_questions(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The file says that both objects are in the first half; a command that counts 2 in every other set cannot be right."""
+    path = tmp_path / "s.json"
+    session = Session(Prior.uniform(200, k=2))
+    session.posterior = session.posterior.given(Region([(0, 100)]), 2).given(Region([(50, 150)]), 0)
+    session._queue = [Region([(100, 120), (140, 200)])]
+    session.save(path)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as left:
+        main(["locate", "command", "--lines", str(words), "--session", str(path), "--", "sh", "-c", "echo 1"])
+    assert left.value.code == 2
+    assert "the answers to questions 1, 3 cannot all be true" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_budget_stops_and_says_what_is_open(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    session = tmp_path / "s.json"
+    options = ["locate", "command", "--lines", str(words), "--objects", "2", "--session", str(session)]
+    with pytest.raises(SystemExit) as left:
+        main([*options, "--max-questions", "3", *NEEDLES])
+    assert left.value.code == 1
+    assert "not done after 3 questions, stopped by questions" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([*options, "--max-seconds", "0", *NEEDLES])
+    assert left.value.code == 1
+    assert "stopped by seconds" in capsys.readouterr().err
+    main([*options, *NEEDLES])
+    assert capsys.readouterr().out == "3\tneedle\n77\tneedle\n"
+
+
+@pytest.mark.parametrize(("objects", "policy"), [(16, "HalfGreedyPolicy"), (17, "SequentialBifurcation")])
+def test_many_objects_are_bisected(objects: int, policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    session = tmp_path / "s.json"
+    options = ["locate", "command", "--items", "64", "--objects", str(objects), "--session", str(session)]
+    counts = f"awk '$1 % 3 == 0 && $1 < {3 * objects}' | wc -l"
+    if objects == 17:
+        main([*options, "--", "sh", "-c", counts])
+        assert capsys.readouterr().out.split() == [str(3 * i) for i in range(17)]
+    else:
+        with pytest.raises(SystemExit):
+            main([*options, "--max-questions", "1", "--", "sh", "-c", counts])
+    assert type(Session.load(session).policy).__name__ == policy

@@ -128,3 +128,10 @@ def test_a_scale_never_makes_an_infinity():
     largest = torch.finfo(torch.float32).max
     step = torch.full((1, 1, 1), largest / 3 * 1.0001)
     assert round_blocks(torch.tensor([[[largest]]]), (1, 1), (1 / step, step), GRIDS[0]).item() == largest
+
+
+@pytest.mark.parametrize("grid", [GRIDS[8], Grid(0, -126, 2.0**127)], ids=str)
+def test_eight_exponent_bits_are_left_to_pytorch(grid: Grid):
+    x = torch.tensor([[[1.1754943508222875e-38, 3e38, 1.0, 2.0**-126 * 1.5]]])
+    one = torch.ones(1, 1, 1)
+    assert torch.equal(round_blocks(x, (1, 4), (one, one), grid), round_to_grid(x, grid))

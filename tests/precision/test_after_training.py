@@ -65,9 +65,9 @@ IDS = torch.randint(0, 64, (16,), generator=torch.Generator().manual_seed(0))
 @torch.no_grad()
 def read(model: HybridLM, pieces: Sequence[int]) -> tuple[Tensor, DecodeState]:
     """Logits of a text cut into calls, and the state behind it."""
-    state = model.new_state(1)
-    pieces_T = IDS[: sum(pieces)].split(list(pieces))
-    return torch.cat([model(ids_T, state.layout([len(ids_T)]), state) for ids_T in pieces_T]), state
+    state, given = model.new_state(1), IDS[: sum(pieces)].split(list(pieces))
+    parts = [model(ids_T, state.layout([len(ids_T)]), state) for ids_T in given]
+    return torch.cat(parts), state
 
 
 def whole(model: HybridLM, tokens: int = 16) -> Tensor:

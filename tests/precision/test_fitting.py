@@ -123,6 +123,30 @@ def test_chinchilla_is_the_law_without_its_last_term():
     assert law.predict(1e9, 1e11) == pytest.approx(CAPYBARA.bf16_loss(N=1e9, D=1e11))
 
 
+@pytest.mark.parametrize("law", [CAPYBARA, Kaplan(n=6.4e13, alpha=0.076, d=1.8e13, beta=0.103, epsilon=0.4)])
+def test_fixed_constants_stay_and_the_others_come_back(law: PrecisionLaw | Kaplan):
+    known = {"epsilon": law.epsilon, "beta": law.beta}
+    got = fit(runs_of(law), type(law), fixed=known, resamples=5)
+    assert {name: getattr(got.law, name) for name in known} == known
+    assert set(got.intervals) == {field.name for field in dataclasses.fields(law)} - {*known, "channel"}
+    assert max(map(abs, got.errors)) < 1e-4
+    assert max(off(got.law, law).values()) < 0.02
+
+
+def test_a_constant_that_no_run_reaches_may_be_held_at_zero():
+    law = dataclasses.replace(CAPYBARA, epsilon=0.0)
+    got = fit(runs_of(law), fixed={"epsilon": 0}, resamples=0)
+    assert got.law.epsilon == 0
+    assert max(map(abs, got.errors)) < 1e-4
+
+
+def test_a_fixed_constant_must_be_one_of_the_law():
+    with pytest.raises(
+        ValueError, match="fixed='gamma' is no constant of Chinchilla; use some of n, alpha, d, beta, eps"
+    ):
+        fit(runs_of(CAPYBARA), Chinchilla, fixed={"gamma": 1})
+
+
 def bad_runs(change: Callable[[list[Run]], list[Run]]) -> list[Run]:
     return change(runs_of(CAPYBARA))
 
@@ -132,7 +156,7 @@ def bad_runs(change: Callable[[list[Run]], list[Run]]) -> list[Run]:
     [
         (lambda runs: runs[:8], "runs=8 cannot determine 8 constants of PrecisionLaw; give more runs"),
         (lambda runs: [r for r in runs if r.format == "E1M1"], r"do not tell .*delta.* apart; add runs that differ"),
-        (lambda runs: [r for r in runs if r.N < 5e7], r"do not tell .*alpha.* apart; add runs that differ"),
+        (lambda runs: [r for r in runs if r.N < 5e7], r"do not tell .*\b(n|alpha)\b.* apart; add runs that differ"),
         (lambda runs: [dataclasses.replace(runs[0], loss=math.nan), *runs], "leave out runs that diverged"),
         (lambda runs: [dataclasses.replace(runs[0], format="E0M7"), *runs], "has no exponent bits"),
     ],

@@ -64,3 +64,12 @@ def test_formats_are_listed_from_the_best(results: dict[str, object]):
 def test_too_few_runs_are_said_to_be_too_few():
     few = [row for row in rows() if row["targets"] == ["P5"] or row["format"] is None][:12]
     assert "do not tell" in results_of(few)["law"]
+
+
+def test_a_floor_that_runs_do_not_tell_is_held_at_zero_and_said_so():
+    without = CAPYBARA.epsilon
+    got = results_of([row | {"loss": float(str(row["loss"])) - without} for row in rows()])
+    assert got["held"] == {"epsilon": 0}
+    assert got["law"]["alpha"]["value"] == pytest.approx(CAPYBARA.alpha, rel=0.02)
+    text = report_of(got | {"machine": "a machine", "command": "a command"})
+    assert f"| epsilon | 0, not told by these runs | – | {CAPYBARA.epsilon:.6g} |" in text

@@ -1,5 +1,6 @@
-"""`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms."""
+"""`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms; searches by questions."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.arguments import parse
-from tandem.recipes.benchmark import Ceiling, compare
+from tandem.recipes.benchmark import Ceiling, Work, compare
 from tandem.recipes.gpu_decoding import NEW_TOKENS, PROMPT_TOKENS, measure_decoding
+from tandem.recipes.gpu_rounding import TOKENS, WIDTH, measure_products, measure_rounding
 from tandem.recipes.gpu_training import (
     DATASHEET,
     ROW_TOKENS,
@@ -22,30 +24,36 @@ from tandem.recipes.gpu_training import (
     operations_per_token,
 )
 from tandem.recipes.granite import GRANITE
-from tandem.recipes.kernels import measure, measure_ceiling
+from tandem.recipes.identification import SEARCHES, measure_searches
+from tandem.recipes.kernels import measure, measure_ceiling, require_gpu
 from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
 from tandem.recipes.pretrain import read_model_config
 from tandem.recipes.quickstart import fast_precision
 from tandem.recipes.rounding import QUANTIZED, measure_quantizer, measure_steps
 from tandem.recipes.switching import measure_switching, spread, total_ratios
+from tandem.report import progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchArguments:
     """Times Tandem beside GraniteMoeHybrid of transformers, same shape and tokens, in interleaved pairs."""
 
-    work: tyro.conf.Positional[Literal["train", "decode", "peers", "transmamba", "precision", "kernels", "lengths"]]
+    work: tyro.conf.Positional[
+        Literal["train", "decode", "peers", "transmamba", "precision", "kernels", "lengths", "queries"]
+    ]
     """train: forward, backward and AdamW on 4 × 512 tokens (on a GPU 4 × 2,048, and 1.3B parameters). decode: prefill of
     2,048 tokens, then tokens one by one (on a GPU 64 tokens after 128, 1 and 32 sequences, 1.3B parameters). peers: the same
     on the weights of one 112M model, beside transformers and, if installed, llama.cpp, bf16 and int8. transmamba: layers `T`
     at the TransPoints of V9 beside attention and Mamba-2 on the same tokens. precision: training steps of 4 × 512 tokens with
-    operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed. kernels: each op of a
+    operands rounded to E4M3 beside steps without, and the quantizer beside qtorch's, if installed (on a GPU the quantizer beside
+    PyTorch's operations, and a linear layer with 8-bit operands beside bfloat16's). kernels: each op of a
     layer beside PyTorch's form of it, on a GPU. lengths: time a token of a Mamba-2 and an attention layer on texts of 1K to
-    256K tokens, on a GPU."""
+    256K tokens, on a GPU. queries: questions and milliseconds that it takes to identify 2, 3, 5 and 10 objects by half-greedy
+    counting questions, beside sequential bifurcation."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, peers and precision on cpu, train, decode and transmamba on either."""
+    """Where to run: kernels and lengths on cuda, peers on cpu, train, decode, transmamba and precision on either."""
 
     model: str | None = None
     """Preset, or a file with a model config in JSON: `transmamba-nano` for transmamba and `mini` for precision if left out."""
@@ -62,39 +70,50 @@ class BenchArguments:
     peer_keeps_memory: bool = False
     """Give the peer the allocator setting of Tandem's training as well, which transformers does not make by itself."""
 
+    trials: int = 200
+    """For queries: searches of each kind; a quarter of them for 10 objects."""
+
+    seed: int = 0
+    """For queries: another one hides other objects."""
+
+    json: bool = False
+    """For queries: print JSON in place of a table."""
+
 
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), measures and prints a table."""
     arguments = parse(BenchArguments, "tandem bench", argv)
-    if arguments.work == "kernels":
-        _kernels(arguments.device)
-        return
-    if arguments.work == "lengths":
-        _lengths(arguments.device, arguments.out)
-        return
-    if arguments.work == "transmamba":
-        _transmamba(arguments)
-        return
-    if arguments.work == "train" and arguments.device == "cuda":
-        _train_on_gpu(arguments.device)
-        return
-    if arguments.work == "decode" and arguments.device == "cuda":
-        _decode_on_gpu(arguments.device, arguments.pairs)
-        return
-    if arguments.device != "cpu":
-        raise ValueError(f"device={arguments.device!r} is for kernels; {arguments.work} is timed on cpu")
-    if arguments.work == "precision":
-        _precision(arguments)
-        return
-    if arguments.work == "peers":
-        _peers(arguments.pairs)
-        return
+    work, device = arguments.work, arguments.device
+    on_either = {
+        "kernels": lambda: _kernels(device),
+        "lengths": lambda: _lengths(device, arguments.out),
+        "transmamba": lambda: _transmamba(arguments),
+    }
+    on_gpu = {
+        "train": lambda: _train_on_gpu(device),
+        "decode": lambda: _decode_on_gpu(device, arguments.pairs),
+        "precision": lambda: _precision_on_gpu(device),
+    }
+    on_cpu = {
+        "train": lambda: _beside_transformers(arguments, ("train",)),
+        "decode": lambda: _beside_transformers(arguments, ("prefill", "decode", "decode-16")),
+        "precision": lambda: _precision(arguments),
+        "peers": lambda: _peers(arguments.pairs),
+        "queries": lambda: _queries(arguments),
+    }
+    works = on_either | (on_cpu if device == "cpu" else on_gpu)
+    if work not in works:
+        raise ValueError(f"device={device!r} is for kernels; {work} is timed on cpu")
+    works[work]()
+
+
+def _beside_transformers(arguments: BenchArguments, works: Sequence[Work]) -> None:
     precision = fast_precision()
     ceiling = Ceiling.measure(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     title = f"{torch.get_num_threads()} threads, torch {torch.__version__}, ours in {precision}"
     columns = ("work", "Tandem tokens/s", "its share of the measured ceiling", "transformers tokens/s", "ratio (range)")
     table = Table(*columns, title=title)
-    for work in ("train",) if arguments.work == "train" else ("prefill", "decode", "decode-16"):
+    for work in works:
         comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
         name, ours, theirs, ratio = comparison.row()
         table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
@@ -149,6 +168,43 @@ def _precision(arguments: BenchArguments) -> None:
     for cost in measure_quantizer(pairs=arguments.pairs):
         rounding.add_row(*cost.cells(slower=False))
     Console().print(rounding)
+
+
+def _queries(arguments: BenchArguments) -> None:
+    rows = []
+    with progress("queries", len(SEARCHES), unit="kinds of search") as bar:
+        for row in measure_searches(arguments.trials, arguments.seed):
+            rows.append(row)
+            bar.advance()
+    if arguments.json:
+        print(json.dumps([row.plain() for row in rows]))
+        return
+    columns = ("cells", "k", "questions (goal)", "ms a question (goal)", "bifurcation", "H0 / log2(k + 1)")
+    table = Table(*columns, title=f"identified by half-greedy questions, {arguments.trials} searches, k = 10 a quarter")
+    for row in rows:
+        table.add_row(*row.cells_of_table())
+    Console().print(table)
+
+
+def _precision_on_gpu(device: str) -> None:
+    require_gpu(device)
+    ceiling, where = measure_ceiling(), f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    rounding = Table(
+        *("a scale for", "ms (range)", "PyTorch's operations ms", "ratio", "share of a copy"),
+        title=f"quantize to ocp:e4m3fn, {TOKENS:,} × {WIDTH:,} bfloat16; {where}",
+        caption=f"a copy reads and writes {ceiling.read / 1e12:.2f} TB/s",
+    )
+    for cost in measure_rounding(ceiling):
+        rounding.add_row(*cost.cells())
+    Console().print(rounding)
+    products = Table(
+        *("operands", "ms (range)", "bfloat16 ms", "ratio", "share of bfloat16's products"),
+        title=f"a linear layer, forward and backward, {TOKENS:,} tokens, {WIDTH:,} → {WIDTH:,}; {where}",
+        caption=f"a product in bfloat16 reaches {ceiling.matmul / 1e12:.0f} TFLOP/s",
+    )
+    for cost in measure_products(ceiling):
+        products.add_row(*cost.cells())
+    Console().print(products)
 
 
 def _train_on_gpu(device: str) -> None:

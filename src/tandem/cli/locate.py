@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import tyro
@@ -25,14 +25,17 @@ from tandem.queries import (
     Region,
     SequentialBifurcation,
     Session,
+    Standing,
     confirm,
     ddmin,
-    locate,
+    search,
 )
 from tandem.report import atomic_path, png, progress, search_figure
 
 # With more objects the exact table of half-greedy grows past what a question is worth waiting for.
 _COMFORTABLE = 16
+_UNFINISHED = 1  # exit code of a search that its budget stopped
+_RANGES = 20  # of a question that `answers` shows
 _BINS = 512  # columns of the map that --plot draws: more than that cannot be told apart on paper
 
 
@@ -46,6 +49,10 @@ class SearchOptions:
     """File that keeps the search after each answer; when it is there, the search goes on from it."""
     seed: int = 0
     """The same seed asks the same questions."""
+    max_questions: int | None = None
+    """Stop after this many questions; --session goes on later."""
+    max_seconds: float | None = None
+    """Ask nothing after this many seconds; a count that runs is waited for."""
     plot: Path | None = None
     """Where a picture goes (PNG): where objects were expected after each question, and the bits left."""
 
@@ -91,19 +98,46 @@ class LocateSqlite:
     """A CSV file; its first line names the columns."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocateAnswers:
+    """List the questions and answers of a session file: number, answer, how many items, and their ranges.
+
+    Example: tandem locate answers search.json
+    """
+
+    session: tyro.conf.Positional[Path]
+    """The file that --session kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocateRetract:
+    """Take an answer of a session file back; the search goes on without it when it is started again.
+
+    Example: tandem locate retract search.json 4
+    """
+
+    session: tyro.conf.Positional[Path]
+    """The file that --session kept."""
+    question: tyro.conf.Positional[int]
+    """Number of the question, as `tandem locate answers` lists it."""
+
+
 def run(argv: Sequence[str]) -> None:
     """Parses `argv` (without the verb), searches and prints an item a line."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    options = parse_command(
-        {"command": LocateCommand, "sqlite": LocateSqlite}, "tandem locate", "Find k items by counting.", argv[:cut]
-    )
+    kinds = {"command": LocateCommand, "sqlite": LocateSqlite, "answers": LocateAnswers, "retract": LocateRetract}
+    options = parse_command(kinds, "tandem locate", "Find k items by counting.", argv[:cut])
     command = argv[cut + 1 :]
     if isinstance(options, LocateCommand):
         locate_by_command(options, command)
     elif command:
         raise ValueError(f"command={command[0]!r} has no use here; leave out -- and what follows")
-    else:
+    elif isinstance(options, LocateSqlite):
         locate_in_sqlite(options)
+    elif isinstance(options, LocateAnswers):
+        list_answers(options)
+    else:
+        retract(options)
 
 
 def locate_by_command(options: LocateCommand, command: Sequence[str]) -> None:
@@ -149,6 +183,42 @@ def locate_in_sqlite(options: LocateSqlite) -> None:
         _search(options.search, len(rows), count, lambda row: f"{row}\t{','.join(rows[row])}", at_most_one=True)
 
 
+def list_answers(options: LocateAnswers) -> None:
+    """Prints a line for each answer of a session file, and how far the search is to stderr."""
+    session = _loaded(options.session)
+    for number, (region, answer) in enumerate(session.posterior.history, 1):
+        print(number, f"{answer:g}", len(region), _shown(region), sep="\t")
+    print(_told(session), file=sys.stderr)
+
+
+def retract(options: LocateRetract) -> None:
+    """Takes an answer back in a session file.
+
+    Raises:
+        ValueError: the file is no session, or the question has no answer.
+    """
+    session = _loaded(options.session)
+    session.retract(options.question)
+    session.save(options.session)
+    print(_told(session), file=sys.stderr)
+
+
+def _loaded(path: Path) -> Session:
+    if not path.is_file():
+        raise ValueError(f"session={path} is no file; give one that --session kept")
+    return Session.load(path)
+
+
+def _told(session: Session) -> str:
+    return f"{session.questions} answers about {session.prior.k} objects among {session.prior.cells:,} items, {session.bits_left:.3g} bits left"
+
+
+def _shown(region: Region) -> str:
+    """The ranges with both ends, cut short where there are many."""
+    ranges = [f"{start}" if stop - start == 1 else f"{start}-{stop - 1}" for start, stop in region.ranges[:_RANGES]]
+    return ",".join(ranges) + (",…" if len(region.ranges) > _RANGES else "")
+
+
 def _search(options: SearchOptions, items: int, count: Count, name: Callable[[int], str], *, at_most_one: bool) -> None:
     session = _session(options, items, count, at_most_one=at_most_one)
     _keep(session, options.session)
@@ -158,17 +228,40 @@ def _search(options: SearchOptions, items: int, count: Count, name: Callable[[in
             _keep(session, options.session)
             bar.advance(bits_left=session.bits_left)
 
-        found = locate(session, count, told)
-    confirm(session, count)
+        try:
+            reached = search(session, count, told, max_questions=options.max_questions, max_seconds=options.max_seconds)
+        except AdditivityError as error:
+            raise AdditivityError(f"{error}{_remedy(options, session)}") from error
+    if not reached.done:
+        _report_unfinished(reached, name)
+    try:
+        confirm(session, count)
+    except AdditivityError as error:
+        raise AdditivityError(f"{error}{_remedy(options, session)}") from error
     if options.plot is not None:
         with atomic_path(options.plot) as temporary:
             temporary.write_bytes(png(search_figure(*_course(session), items)))
     print(
-        f"{len(found)} found among {items:,} items in {session.questions} questions, confirmed by one more",
+        f"{len(reached.guess)} found among {items:,} items in {session.questions} questions, confirmed by one more",
         file=sys.stderr,
     )
-    for item in found:
+    for item in reached.guess:
         print(name(int(item)))
+
+
+def _report_unfinished(reached: Standing, name: Callable[[int], str]) -> NoReturn:
+    """Prints the items that are certain, one a line, and what is open to stderr; ends with exit code 1."""
+    for item in reached.certain:
+        print(name(int(item)))
+    print(f"tandem locate: {reached}", file=sys.stderr)
+    raise SystemExit(_UNFINISHED)
+
+
+def _remedy(options: SearchOptions, session: Session) -> str:
+    """How to take an answer back, where there is a file and an answer in it."""
+    if options.session is None or not session.questions:
+        return ""
+    return f"; `tandem locate answers {options.session}` lists answers, `tandem locate retract {options.session} N` takes one back"
 
 
 def _session(options: SearchOptions, items: int, count: Count, *, at_most_one: bool) -> Session:

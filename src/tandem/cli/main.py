@@ -22,7 +22,10 @@ VERBS = {
     "eval": ("tandem.cli.evaluate", "perplexity, retrieval and lm-eval tasks of a model"),
     "convert": ("tandem.cli.convert", "write a model in another format: transformers, GGUF, Tandem"),
     "bench": ("tandem.cli.bench", "time training and decoding beside transformers"),
-    "recipe": ("tandem.cli.recipe", "a whole experiment: the hybrid against its twins, in training and in retrieval"),
+    "recipe": (
+        "tandem.cli.recipe",
+        "a whole experiment: the hybrid against its twins, number formats, counting questions",
+    ),
     "locate": (
         "tandem.cli.locate",
         "find k hidden items by counting: rows that an insert refuses, or a command's number",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandem.ops.cpu import quantize as cpu
 from tandem.ops.cpu.compiled import kernels_for
+from tandem.ops.triton.support import triton_for
 
 ROUNDINGS = ("nearest-away", "nearest-even", "stochastic")
 """Ties away from zero; ties to the even code; up with the probability of the rest, so that the mean is right."""
@@ -57,6 +58,10 @@ def round_to_grid(x: Tensor, grid: Grid, rounding: str = "nearest-even", noise: 
 
 def block_maxima(x_ORC: Tensor, block: tuple[int, int]) -> Tensor:
     """The largest finite |x| of each block, maxima_OYX, in float32 or wider; 0 where there is none."""
+    if triton_for(x_ORC):
+        from tandem.ops.triton.quantize import block_maxima as triton_block_maxima
+
+        return triton_block_maxima(x_ORC, *block)
     if kernels_for(x_ORC):
         return cpu.block_maxima(x_ORC, block)
     size_ORC = torch.where(x_ORC.isfinite(), x_ORC.abs(), 0).to(_wide(x_ORC))
@@ -87,7 +92,12 @@ def round_blocks(
     """
     dtype = dtype or x_ORC.dtype
     multiplier_OYX, step_OYX = scales
-    if kernels_for(x_ORC, multiplier_OYX, step_OYX, torch.empty(0, dtype=dtype)) and cpu.grid_is_supported(grid):
+    if triton_for(x_ORC, *scales, torch.empty(0, dtype=dtype, device=x_ORC.device)) and _is_normal(grid):
+        from tandem.ops.triton.quantize import round_blocks as triton_round_blocks
+
+        form = (*grid, ROUNDINGS.index(rounding), *hash_keys(seed), dtype)
+        return triton_round_blocks(x_ORC, *block, *scales, *form)
+    if kernels_for(x_ORC, multiplier_OYX, step_OYX, torch.empty(0, dtype=dtype)) and _is_normal(grid):
         return cpu.round_blocks(x_ORC, block, scales, grid, ROUNDINGS.index(rounding), hash_keys(seed), dtype)
     wide = x_ORC.to(multiplier_OYX.dtype)
     noise = uniform_noise(wide, seed) if rounding == "stochastic" else None
@@ -140,6 +150,11 @@ def _spread(scale_OYX: Tensor, block: tuple[int, int], x_ORC: Tensor) -> Tensor:
         if scale_OYX.shape[axis] > 1:
             scale_OYX = scale_OYX.repeat_interleave(size, axis).narrow(axis, 0, x_ORC.shape[axis])
     return scale_OYX
+
+
+def _is_normal(grid: Grid) -> bool:
+    """Whether 2^±exponent and every step are normal numbers of float32, as kernels need: up to 7 exponent bits."""
+    return grid.least_exponent - grid.mantissa_bits >= -126 and grid.greatest_exponent <= 126
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -7,10 +7,10 @@ Shapes: T tokens, S documents, G key/value heads, H heads, P head width, N state
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -135,7 +135,7 @@ def quantize_caches(model: HybridLM, *, kv: Operand | None = None, state: Operan
     Raises:
         ValueError: a model that keeps no such thing, or one scale for a whole tensor, which would tie tokens to each other.
     """
-    specs = [cast(Layer, layer).mixer.state_spec() for layer in model.layers]
+    specs = [layer.mixer.state_spec() for layer in cast("Iterable[Any]", model.layers)]
     kept = [spec[name][1:] for spec in specs for name in spec if name[:2] in ("k_", "v_")]
     states = [spec["state_SHPN"] for spec in specs if "state_SHPN" in spec]
     _require("kv", kv, kept, "keeps no keys and values: it has neither A nor T layers")

@@ -8,7 +8,7 @@ Shapes: R runs, K constants.
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -57,6 +57,7 @@ def fit(
     runs: Sequence[Run],
     law: type[LawT] = PrecisionLaw,
     *,
+    fixed: Mapping[str, float] | None = None,
     starts: int = 8,
     resamples: int = 100,
     leave_out: Callable[[Run], Hashable] | None = None,
@@ -66,33 +67,36 @@ def fit(
 
     Args:
         law: the class of the law.
+        fixed: constants that are known or cannot be told from these runs, by name; they are not fitted, and 0 is allowed.
         starts: how many of the best first guesses are followed; the best end is taken.
         resamples: how often the runs are drawn again, with replacement, for the intervals.
         leave_out: a run's group: `lambda run: run.N` predicts each size from the others. When None, five groups by chance.
     Raises:
-        ValueError: there are fewer runs than constants, a loss is no positive number, or the runs do not tell constants apart.
+        ValueError: there are fewer runs than constants, a loss is no positive number, the law has no constant of a name in
+            `fixed`, or the runs do not tell constants apart.
     """
-    names = _constants(law)
-    table = _Table.of(runs)
-    if len(runs) < len(names) + 1:
-        raise ValueError(f"runs={len(runs)} cannot determine {len(names)} constants of {law.__name__}; give more runs")
+    form, table = _Form.of(law, fixed or {}), _Table.of(runs)
+    if len(runs) < len(form.names) + 1:
+        raise ValueError(
+            f"runs={len(runs)} cannot determine {len(form.names)} constants of {law.__name__}; give more runs"
+        )
     generator = np.random.default_rng(seed)
-    ends = [_descend(law, table, start, _FIRST_SCALE) for start in _starts(law, table, starts, generator)]
-    first_K = min(ends, key=lambda end_K: float(np.abs(_errors(law, table, end_K)).sum()))
-    scale = _spread(_errors(law, table, first_K))
-    best_K = _descend(law, table, first_K, scale)
-    _require_determined(law, table, best_K)
+    ends = [_descend(form, table, start, _FIRST_SCALE) for start in _starts(form, table, starts, generator)]
+    first_K = min(ends, key=lambda end_K: float(np.abs(_errors(form, table, end_K)).sum()))
+    scale = _spread(_errors(form, table, first_K))
+    best_K = _descend(form, table, first_K, scale)
+    _require_determined(form, table, best_K)
 
     def refit(rows: NDArray[np.int64]) -> Floats:
-        return _descend(law, table.rows(rows), best_K, scale)
+        return _descend(form, table.rows(rows), best_K, scale)
 
     draws = [refit(generator.integers(len(runs), size=len(runs))) for _ in range(resamples)]
     groups = generator.permutation(len(runs)) % 5 if leave_out is None else [leave_out(run) for run in runs]
     return Fit(
-        law=_law(law, best_K),
-        intervals=_intervals(names, draws),
-        errors=tuple(_errors(law, table, best_K).tolist()),
-        left_out=_left_out(law, table, list(groups), refit),
+        law=form.law_of(best_K),
+        intervals=_intervals(form.names, draws),
+        errors=tuple(_errors(form, table, best_K).tolist()),
+        left_out=_left_out(form, table, list(groups), refit),
     )
 
 
@@ -118,25 +122,37 @@ class _Table(NamedTuple):
         return _Table(*(column[chosen] for column in self))
 
 
-def _constants(law: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(law) if field.name != "channel"]
+class _Form(NamedTuple):
+    """A law with some constants given, and the names of those that are fitted."""
+
+    law: type[Any]
+    fixed: Mapping[str, float]
+    names: list[str]
+
+    @classmethod
+    def of(cls, law: type[Any], fixed: Mapping[str, float]) -> "_Form":
+        constants = [field.name for field in dataclasses.fields(law) if field.name != "channel"]
+        if unknown := [name for name in fixed if name not in constants]:
+            raise ValueError(
+                f"fixed={unknown[0]!r} is no constant of {law.__name__}; use some of {', '.join(constants)}"
+            )
+        return cls(law, fixed, [name for name in constants if name not in fixed])
+
+    def law_of(self, logarithms_K: Floats) -> Any:
+        return self.law(**self.fixed, **dict(zip(self.names, np.exp(logarithms_K).tolist(), strict=True)))
 
 
-def _law(law: type[LawT], logarithms_K: Floats) -> LawT:
-    return law(**dict(zip(_constants(law), np.exp(logarithms_K).tolist(), strict=True)))
-
-
-def _errors(law: type[Any], table: _Table, logarithms_K: Floats) -> Floats:
+def _errors(form: _Form, table: _Table, logarithms_K: Floats) -> Floats:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        predicted_R = _law(law, logarithms_K).predict(*table[:5])
+        predicted_R = form.law_of(logarithms_K).predict(*table[:5])
     # Far from any loss, but finite: what a start may run into.
     return np.nan_to_num(predicted_R - table.loss, nan=1e6, posinf=1e6)
 
 
-def _descend(law: type[Any], table: _Table, start_K: Floats, scale: float) -> Floats:
+def _descend(form: _Form, table: _Table, start_K: Floats, scale: float) -> Floats:
     """The nearest least sum of errors that count linearly beyond `scale`."""
     return least_squares(
-        lambda logarithms_K: _errors(law, table, logarithms_K),
+        lambda logarithms_K: _errors(form, table, logarithms_K),
         start_K,
         bounds=(-100, 100),
         x_scale="jac",
@@ -154,45 +170,69 @@ def _spread(errors_R: Floats) -> float:
     return max(3 * 1.4826 * float(np.median(np.abs(errors_R))), 1e-5)
 
 
-def _starts(law: type[Any], table: _Table, count: int, generator: np.random.Generator) -> list[Floats]:
+def _starts(form: _Form, table: _Table, count: int, generator: np.random.Generator) -> list[Floats]:
     """Logarithms of constants: exponents by chance, factors by the linear problem that is left; the best of many."""
-    guesses = [_guess(law, table, generator) for _ in range(_DRAWS)]
-    return sorted(guesses, key=lambda guess_K: float(np.abs(_errors(law, table, guess_K)).sum()))[:count]
+    guesses = [_guess(form, table, generator) for _ in range(_DRAWS)]
+    return sorted(guesses, key=lambda guess_K: float(np.abs(_errors(form, table, guess_K)).sum()))[:count]
 
 
-def _guess(law: type[Any], table: _Table, generator: np.random.Generator) -> Floats:
-    alpha, beta = generator.uniform(0.05, 1, 2)
-    given: dict[str, float] = {"alpha": alpha, "beta": beta}
-    N, columns = table.N, {}
+def _guess(form: _Form, table: _Table, generator: np.random.Generator) -> Floats:
+    exponents = _exponents(form, generator)
+    columns = _columns(form.law, table, exponents)
+    known = {name: _inside(form.law, name, form.fixed[name], exponents, -1) for name in columns if name in form.fixed}
+    sought = [name for name in columns if name not in known]
+    factors: dict[str, float] = {}
+    if sought:
+        rest_R = table.loss - sum(part * columns[name] for name, part in known.items())
+        tops = [columns[name].max() or 1.0 for name in sought]
+        parts, _ = nnls(np.stack([columns[name] / top for name, top in zip(sought, tops, strict=True)], axis=1), rest_R)
+        # A factor that came out as 0 starts at a thousandth of a nat.
+        found = [max(part, 1e-3) / top for part, top in zip(parts, tops, strict=True)]
+        factors = {n: _inside(form.law, n, part, exponents, 1) for n, part in zip(sought, found, strict=True)}
+    return np.log([{**exponents, **factors}[name] for name in form.names])
+
+
+def _exponents(form: _Form, generator: np.random.Generator) -> dict[str, float]:
+    """What a law is not linear in, by chance where it is not fixed."""
+    drawn: dict[str, float] = {}
+    drawn["alpha"], drawn["beta"] = generator.uniform(0.05, 1, 2)
+    if form.law is Kumar:
+        drawn["gamma"] = math.exp(generator.uniform(-1, 2))
+    if form.law is PrecisionLaw:
+        drawn["delta"], drawn["nu"] = generator.uniform(0.5, 6, 2)
+    return {name: float(form.fixed.get(name, value)) for name, value in drawn.items()}
+
+
+def _columns(law: type[Any], table: _Table, exponents: dict[str, float]) -> dict[str, Floats]:
+    """What each factor is multiplied with, by name."""
+    N, alpha, beta = table.N, exponents["alpha"], exponents["beta"]
     if law is Kumar:
-        given["gamma"] = math.exp(generator.uniform(-1, 2))
-        N = N * -np.expm1(-(table.E + table.M + 1) / given["gamma"])
+        N = N * -np.expm1(-(table.E + table.M + 1) / exponents["gamma"])
+    columns = {"n": N**-alpha, "d": table.D**-beta, "epsilon": np.ones_like(N)}
     if law is PrecisionLaw:
-        given["delta"], given["nu"] = generator.uniform(0.5, 6, 2)
-        layout = (table.E + 0.5) ** given["delta"] * (table.M + 0.5) ** given["nu"]
+        layout = (table.E + 0.5) ** exponents["delta"] * (table.M + 0.5) ** exponents["nu"]
         columns["gamma"] = table.D**beta / N**alpha * table.log2_block / layout
-    columns |= {"n": N**-alpha, "d": table.D**-beta, "epsilon": np.ones_like(N)}
-    tops = {name: column.max() or 1.0 for name, column in columns.items()}
-    parts, _ = nnls(np.stack([columns[name] / tops[name] for name in columns], axis=1), table.loss)
-    # A factor that came out as 0 starts at a thousandth of a nat.
-    factors = {name: max(part, 1e-3) / tops[name] for name, part in zip(columns, parts, strict=True)}
-    if law is PrecisionLaw:
-        factors["gamma"] = 1 / factors["gamma"]
-    if law is Kaplan:  # its factors are inside the powers
-        factors |= {"n": factors["n"] ** (1 / alpha), "d": factors["d"] ** (1 / beta)}
-    return np.log([{**given, **factors}[name] for name in _constants(law)])
+    return columns
 
 
-def _require_determined(law: type[Any], table: _Table, best_K: Floats) -> None:
+def _inside(law: type[Any], name: str, value: float, exponents: dict[str, float], way: int) -> float:
+    """A constant from its factor (`way` = 1), or the factor from the constant (-1): γ divides, Kaplan's are inside powers."""
+    if law is PrecisionLaw and name == "gamma":
+        return 1 / value
+    power = {"n": "alpha", "d": "beta"}.get(name) if law is Kaplan else None
+    return value if power is None else value ** (exponents[power] ** -way)
+
+
+def _require_determined(form: _Form, table: _Table, best_K: Floats) -> None:
     """ValueError when some mix of constants can move without any loss of a run moving."""
     step = 1e-5
-    slopes = [_errors(law, table, best_K + d) - _errors(law, table, best_K - d) for d in step * np.eye(len(best_K))]
+    slopes = [_errors(form, table, best_K + d) - _errors(form, table, best_K - d) for d in step * np.eye(len(best_K))]
     _, size, mixes = np.linalg.svd(np.stack(slopes, axis=1))
     free = mixes[size < 1e-7 * size[0]]
     if len(free):
-        loose = [name for name, shares in zip(_constants(law), free.T, strict=True) if np.abs(shares).max() > 0.1]
+        loose = [name for name, shares in zip(form.names, free.T, strict=True) if np.abs(shares).max() > 0.1]
         raise ValueError(
-            f"runs do not tell {', '.join(loose)} of {law.__name__} apart; add runs that differ in N, D, format or block"
+            f"runs do not tell {', '.join(loose)} of {form.law.__name__} apart; add runs that differ in N, D, format or block"
         )
 
 
@@ -204,7 +244,7 @@ def _intervals(names: list[str], draws: list[Floats]) -> dict[str, tuple[float, 
 
 
 def _left_out(
-    law: type[Any], table: _Table, groups: list[Hashable], refit: Callable[[NDArray[np.int64]], Floats]
+    form: _Form, table: _Table, groups: list[Hashable], refit: Callable[[NDArray[np.int64]], Floats]
 ) -> tuple[float, ...]:
     """Errors of each run by a law that has not seen its group; none when there is a single group."""
     if len(set(groups)) < 2:
@@ -212,7 +252,7 @@ def _left_out(
     errors_R = np.empty(len(groups))
     for chosen_R in _members(groups):
         end_K = refit(np.flatnonzero(~chosen_R))
-        errors_R[chosen_R] = _errors(law, table.rows(chosen_R), end_K)
+        errors_R[chosen_R] = _errors(form, table.rows(chosen_R), end_K)
     return tuple(errors_R.tolist())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem.ops import ROUNDINGS, block_maxima, round_blocks
-from tandem.precision.formats import FloatFormat, IntFormat, ScaleFormat, element_format
+from tandem.precision.formats import FloatFormat, Format, IntFormat, element_format
 from tandem.precision.scales import SCALES, block_scales
 
 Block = int | tuple[int, int] | str
@@ -21,7 +21,7 @@ _TENSOR_PIECE = 1 << 16  # so that threads share a block that is the whole tenso
 @torch.no_grad()
 def quantize(
     x: Tensor,
-    format: str | FloatFormat | IntFormat | ScaleFormat,
+    format: str | Format,
     *,
     block: Block = "channel",
     axis: int = -1,
@@ -52,21 +52,48 @@ def quantize(
     >>> quantize(torch.tensor([0.1, 0.7, -1.0, 3.0]), "E1M1", block=4)
     tensor([ 0.,  1., -1.,  3.])
     """
+    dtype = out_dtype or x.dtype
+    x_ORC, size, scales, elements = _scaled(x, format, block, axis, rounding, scale)
+    if x.numel() == 0:
+        return x.to(dtype, copy=True)
+    seed = _seed(generator) if rounding == "stochastic" else 0
+    return round_blocks(x_ORC, size, scales, elements.rounding, rounding, seed=seed, dtype=dtype).view(x.shape)
+
+
+@torch.no_grad()
+def to_codes(
+    x: Tensor, format: str | Format, *, block: Block, rounding: str, scale: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """What `quantize` along the last axis rounds to, as numbers of the format, and the scales s with x ≈ codes · s.
+
+    Args:
+        x: (R, C).
+    Returns:
+        codes_RC in x's dtype, and s_YX, a number a block, in float32 or wider.
+    """
+    x_ORC, size, (multiplier_OYX, step_OYX), elements = _scaled(x, format, block, -1, rounding, scale)
+    seed = _seed(None) if rounding == "stochastic" else 0
+    scales = (multiplier_OYX, torch.ones_like(step_OYX))
+    codes_ORC = round_blocks(x_ORC, size, scales, elements.rounding, rounding, seed=seed)
+    return codes_ORC.view(x.shape), step_OYX.flatten(0, 1)
+
+
+def _scaled(
+    x: Tensor, format: str | Format, block: Block, axis: int, rounding: str, scale: str
+) -> tuple[Tensor, tuple[int, int], tuple[Tensor, Tensor], FloatFormat | IntFormat]:
+    """The tensor as (O, R, C), rows and columns of a block, S and s of each block, and the format."""
     elements = element_format(format)
     _require("rounding", rounding, ROUNDINGS)
     _require("scale", scale, SCALES)
     if not x.is_floating_point():
         raise ValueError(f"x.dtype={x.dtype} has no floats to round; pass x.float()")
-    dtype = out_dtype or x.dtype
     x_ORC, size = _as_blocks(x, block, axis)
     if x.numel() == 0:
-        return x.to(dtype, copy=True)
+        return x_ORC, size, (x.new_empty(0), x.new_empty(0)), elements
     maxima_OYX = block_maxima(x_ORC, size)
     if block == "tensor":
         maxima_OYX = maxima_OYX.amax().expand_as(maxima_OYX)
-    scales = block_scales(maxima_OYX, elements, scale)
-    seed = _seed(generator) if rounding == "stochastic" else 0
-    return round_blocks(x_ORC, size, scales, elements.rounding, rounding, seed=seed, dtype=dtype).view(x.shape)
+    return x_ORC, size, block_scales(maxima_OYX, elements, scale), elements
 
 
 def _as_blocks(x: Tensor, block: Block, axis: int) -> tuple[Tensor, tuple[int, int]]:

@@ -54,7 +54,12 @@ class Operand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is done to each of the six operands; None leaves one as it is, and `Recipe()` is plain training."""
+    """What is done to each of the six operands; None leaves one as it is, and `Recipe()` is plain training.
+
+    Args:
+        native: whether linear layers use a GPU's own products of 8-bit floats where it has them for both operands of a product
+            (see `multiplies`); what it has none for is emulated.
+    """
 
     P1: Operand | None = None
     P2: Operand | None = None
@@ -62,6 +67,7 @@ class Recipe:
     P4: Operand | None = None
     P5: Operand | None = None
     P6: Operand | None = None
+    native: bool = False
 
     @property
     def targets(self) -> frozenset[str]:
@@ -87,7 +93,7 @@ def same_for(targets: Iterable[str], operand: Operand) -> Recipe:
     chosen = frozenset(targets)
     if not chosen <= frozenset(TARGETS):
         raise ValueError(f"targets={sorted(chosen)} must be some of {', '.join(TARGETS)}")
-    return Recipe(**dict.fromkeys(chosen, operand))
+    return dataclasses.replace(Recipe(), **dict.fromkeys(chosen, operand))
 
 
 def paper_recipe(format: str | Format, block: Block = "channel") -> Recipe:
@@ -159,13 +165,16 @@ class PrecisionConfig:
     targets: tuple[str, ...] | None = None
     """Operands to round, of P1 to P6; None takes all that a named recipe has, and P2 P4 P6 of a format, as the law's runs."""
 
+    native: bool = False
+    """Use a GPU's own products of 8-bit floats where it has them for both operands, and emulate the rest."""
+
     def __post_init__(self) -> None:
         if self.recipe not in _RECIPES:
             raise ValueError(f"precision.recipe={self.recipe!r} is not known; use {', '.join(_RECIPES)}")
         if self.recipe != "none" and self.format is not None:
             raise ValueError(f"precision.recipe={self.recipe} and precision.format={self.format}: give one of them")
         if self.recipe == "none" and self.format is None:
-            for option in ("block", "rounding", "scale", "targets"):
+            for option in ("block", "rounding", "scale", "targets", "native"):
                 if (value := getattr(self, option)) != PrecisionConfig.__dataclass_fields__[option].default:
                     raise ValueError(f"precision.{option}={value} says how, but not what; give precision.format too")
         self.build()
@@ -177,13 +186,16 @@ class PrecisionConfig:
             ValueError: an unknown format, or a block, rounding, scale or target that there is not.
         """
         try:
-            if self.format is None:
-                recipe = _RECIPES[self.recipe]()
-                return recipe if self.targets is None else recipe.only(self.targets)
-            operand = Operand(format=self.format, block=self.block, rounding=self.rounding, scale=self.scale)
-            return same_for(PAPER_TARGETS if self.targets is None else self.targets, operand)
+            return dataclasses.replace(self._operands(), native=self.native)
         except ValueError as error:
             raise ValueError(f"precision: {error}") from error
+
+    def _operands(self) -> Recipe:
+        if self.format is None:
+            recipe = _RECIPES[self.recipe]()
+            return recipe if self.targets is None else recipe.only(self.targets)
+        operand = Operand(format=self.format, block=self.block, rounding=self.rounding, scale=self.scale)
+        return same_for(PAPER_TARGETS if self.targets is None else self.targets, operand)
 
 
 _RECIPES: dict[str, Callable[[], Recipe]] = {

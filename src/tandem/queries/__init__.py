@@ -2,18 +2,22 @@
 
 from tandem.queries.adapters import (
     AdditivityError,
+    AsyncCount,
     CommandCount,
     Count,
     CountError,
     FailingChanges,
     FailingTests,
     Found,
+    ImageCount,
     InsertCount,
     confirm,
     ddmin,
     locate,
     locate_or_ddmin,
     pytest_failures,
+    search,
+    search_async,
 )
 from tandem.queries.answers import (
     Answers,
@@ -26,11 +30,14 @@ from tandem.queries.answers import (
     SaturatedAnswers,
 )
 from tandem.queries.bounds import capacity, dyadic_entropy, dyadic_information, dyadic_questions, lower_bound
+from tandem.queries.boxes import Boxes
+from tandem.queries.constraints import Constraints, NothingToAskError
 from tandem.queries.enumeration import Optimum, expected_reduction
 from tandem.queries.generating import GeneratingFunction
 from tandem.queries.particles import Particles
 from tandem.queries.policies import (
     BatchGreedyPolicy,
+    BestBox,
     BestRange,
     DyadicPolicy,
     EntropyPursuit,
@@ -45,15 +52,20 @@ from tandem.queries.prior import Prior
 from tandem.queries.product import Product
 from tandem.queries.region import Region
 from tandem.queries.session import Session
+from tandem.queries.standing import Standing
 from tandem.queries.table import Table
 
 __all__ = [
     "AdditivityError",
     "Answers",
+    "AsyncCount",
     "BatchGreedyPolicy",
+    "BestBox",
     "BestRange",
+    "Boxes",
     "CommandCount",
     "ConfusedAnswers",
+    "Constraints",
     "ContradictionError",
     "Count",
     "CountError",
@@ -67,10 +79,12 @@ __all__ = [
     "GeneratingFunction",
     "GreedyPolicy",
     "HalfGreedyPolicy",
+    "ImageCount",
     "InsertCount",
     "LostObjectsError",
     "MissedAnswers",
     "NoisyAnswers",
+    "NothingToAskError",
     "Optimum",
     "Particles",
     "PoissonAnswers",
@@ -83,6 +97,7 @@ __all__ = [
     "SaturatedAnswers",
     "SequentialBifurcation",
     "Session",
+    "Standing",
     "Table",
     "capacity",
     "confirm",
@@ -95,4 +110,6 @@ __all__ = [
     "locate_or_ddmin",
     "lower_bound",
     "pytest_failures",
+    "search",
+    "search_async",
 ]

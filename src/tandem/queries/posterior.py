@@ -213,7 +213,7 @@ class Posterior:
     def rows(self, most: int = 5000, seed: int = 0) -> Rows:
         """The posterior as weighted compositions: the whole table, or `most` draws from it where it has more rows or is none."""
         if isinstance(self.engine, Table):
-            return _rows_of(self.engine, most, np.random.default_rng(seed))
+            return rows_of(self.engine, most, np.random.default_rng(seed))
         cells, partition = self.sample(most, seed), self.engine.partition
         atom = partition.label[np.searchsorted(partition.edges, cells, side="right") - 1]
         used = np.unique(atom[cells >= 0])
@@ -265,7 +265,8 @@ class Posterior:
         return self.prior.mass(cells, cells + 1)
 
 
-def _rows_of(table: Table, most: int, rng: np.random.Generator) -> Rows:
+def rows_of(table: Table, most: int, rng: np.random.Generator) -> Rows:
+    """The rows of a table, or `most` draws from it where it has more."""
     rows = len(table.weight_R)
     if rows <= most:
         return Rows(table.partition, table.ids_RK, table.weight_R)

@@ -77,6 +77,16 @@ class Region:
         """How many of these objects lie in the region, repeats counted: the answer to the question."""
         return int(self.contains(objects).sum())
 
+    def first(self, items: int) -> "Region":
+        """The first so many items of the region.
+
+        >>> Region([(2, 4), (6, 9)]).first(3).ranges
+        ((2, 4), (6, 7))
+        """
+        length = self.stops - self.starts
+        taken = np.clip(items - (np.cumsum(length) - length), 0, length)
+        return Region(np.stack([self.starts, self.starts + taken], axis=1))
+
     def __contains__(self, point: float) -> bool:
         return bool(self.contains(np.asarray(point)))
 

@@ -20,8 +20,10 @@ from tandem.queries.answers import (
     PoissonAnswers,
     SaturatedAnswers,
 )
+from tandem.queries.constraints import Constraints, constrained
 from tandem.queries.policies import (
     BatchGreedyPolicy,
+    BestBox,
     BestRange,
     DyadicPolicy,
     EntropyPursuit,
@@ -34,6 +36,7 @@ from tandem.queries.policies import (
 from tandem.queries.posterior import Posterior
 from tandem.queries.prior import Floats, Prior
 from tandem.queries.region import Region
+from tandem.queries.standing import Standing, standing
 
 FORMAT = 1
 SAVED = {
@@ -53,11 +56,13 @@ SAVED = {
             GreedyPolicy,
             HalfGreedyPolicy,
             BatchGreedyPolicy,
+            BestBox,
             BestRange,
             SequentialBifurcation,
             RandomHalves,
             EntropyPursuit,
         ),
+        *(Constraints, Region),
     )
 }
 
@@ -77,6 +82,9 @@ class Session:
         answers: what the oracle says about a count; the count itself by default.
         seed: the same seed, prior and answers make the same questions.
         confidence: done when one set of cells has this probability: 1 by default, 0.99 for answers with errors.
+        constraints: what a question may be; the policy keeps them.
+    Raises:
+        ValueError: the policy cannot keep the constraints, or no question can.
     """
 
     def __init__(
@@ -86,8 +94,14 @@ class Session:
         answers: Answers | None = None,
         seed: int = 0,
         confidence: float | None = None,
+        constraints: Constraints | None = None,
     ):
         self.policy: Policy = HalfGreedyPolicy() if policy is None else policy
+        if constraints is not None:
+            self.policy = constrained(self.policy, constraints)
+        self.constraints: Constraints = getattr(self.policy, "constraints", Constraints())
+        if self.constraints.used:
+            self.constraints.allowed(prior)
         self.posterior = Posterior(prior, answers)
         self.seed = seed
         self.confidence = confidence or (1.0 if self.posterior.answers.deterministic else 0.99)
@@ -119,19 +133,50 @@ class Session:
         if self.done:
             raise ValueError("the search is done, there is nothing to ask; see answer")
         if not self._queue:
-            self._queue = self.policy.questions(self.posterior, np.random.default_rng([self.seed, self.questions]))
+            rng = np.random.default_rng([self.seed, self.questions])
+            self._queue = self._checked(self.policy.questions(self.posterior, rng))
         return [self.prior.show(region) for region in self._queue]
 
-    def tell(self, answer: float) -> None:
-        """Takes the answer to the question of `ask`.
+    def ask_ahead(self, number: int) -> list[Region]:
+        """Questions that are open together, up to `number`: those asked before that have no answer yet, then new ones.
+
+        New ones are chosen by what they reveal beside the open ones. Policies that cannot choose so (all but `HalfGreedyPolicy`
+        and `BatchGreedyPolicy`) ask as many as `ask_all` gives.
 
         Raises:
-            ValueError: the answer is impossible, by itself or (`ContradictionError`, which names the questions) given the
-                others. The session is as it was.
+            ValueError: the search is done.
         """
-        self.ask()
-        self.posterior = self.posterior.given(self._queue[0], answer)
-        self._queue = self._queue[1:]
+        self.ask_all()
+        beside = getattr(self.policy, "beside", None)
+        while beside is not None and len(self._queue) < number:
+            rng = np.random.default_rng([self.seed, self.questions, len(self._queue)])
+            region = beside(self.posterior, self._queue, rng)
+            if region is None:
+                break
+            self._queue = [*self._queue, *self._checked([region])]
+        return self.ask_all()
+
+    def tell(self, answer: float, question: Region | None = None) -> None:
+        """Takes the answer to the question of `ask`, or to any question that is open.
+
+        Args:
+            question: as `ask_all` or `ask_ahead` gave it.
+        Raises:
+            ValueError: the answer is impossible, by itself or (`ContradictionError`, which names the questions) given the
+                others; or the question is not open. The session is as it was.
+        """
+        asked = self.ask_all()
+        place = 0 if question is None else next((i for i, region in enumerate(asked) if region == question), None)
+        if place is None:
+            raise ValueError(f"question={question} is not open; open are the {len(asked)} that ask_all() gives")
+        self.posterior = self.posterior.given(self._queue[place], answer)
+        self._queue = [*self._queue[:place], *self._queue[place + 1 :]]
+
+    def _checked(self, regions: list[Region]) -> list[Region]:
+        if self.constraints.used:
+            for region in regions:
+                self.constraints.check(region, self.prior)
+        return regions
 
     def retract(self, question: int) -> None:
         """Takes back the answer to a question, counted from 1, and so what was learned from it. Other answers stay.
@@ -153,8 +198,8 @@ class Session:
         return self.posterior.best()[1] >= self.confidence - 1e-12
 
     @property
-    def answer(self) -> tuple[float, ...]:
-        """Where the objects are, sorted, with repeats where several share a cell.
+    def answer(self) -> tuple[Any, ...]:
+        """Where the objects are, sorted, with repeats where several share a cell; tuples where cells have several axes.
 
         Raises:
             ValueError: the search is not done.
@@ -176,8 +221,12 @@ class Session:
         return ceil(self.bits_left / log2(self.prior.k + 1) - 1e-9) if self.prior.k else 0
 
     def expected_counts(self) -> Floats:
-        """How many objects to expect in each cell, shape (cells,)."""
-        return self.posterior.expected_counts()
+        """How many objects to expect in each cell, shape (cells,), or that of the axes."""
+        return self.posterior.expected_counts().reshape(self.prior.shape or -1)
+
+    def standing(self, stopped: str = "") -> Standing:
+        """What is certain, the best answer so far, and what is open, at any time."""
+        return standing(self.posterior, self.confidence, self.done, stopped)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the session as JSON; what is at `path` is replaced whole or left as it was."""
@@ -198,7 +247,7 @@ class Session:
         """A session as `save` left it.
 
         Args:
-            prior: needed where a function of one's own described it (`Prior.line`). policy: needed where it is one's own.
+            prior: needed where functions of one's own described it (`Prior.line`, `Prior.space`). policy: needed where it is one's own.
         Raises:
             ValueError: the file is no session, or one of these is needed.
         """
@@ -228,8 +277,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _state(value: Any) -> Any:
     """A policy or a kind of answers as JSON: its class and its fields, and theirs."""
-    if isinstance(value, int | float | list | dict):
+    if value is None or isinstance(value, str | int | float | list | dict):
         return value
+    if isinstance(value, Region):
+        return {"kind": "Region", "ranges": value.ranges}
     held = {field.name: _state(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else {}
     return {"kind": type(value).__name__, **held}
 
@@ -244,13 +295,14 @@ def _object_from(state: Any, name: str) -> Any:
 
 def _prior_state(prior: Prior) -> dict[str, Any]:
     masses = None if prior.cumulative is None else np.diff(prior.cumulative).tolist()
-    line = prior.quantile is not None
+    line = prior.quantile is not None or prior.axes is not None
     return {
         "cells": prior.cells,
         "objects": prior.objects,
         "at_most_one": prior.at_most_one,
         "masses": masses,
         "line": line,
+        "shape": prior.shape,
     }
 
 
@@ -258,8 +310,13 @@ def _prior_from(state: dict[str, Any]) -> Prior:
     objects = {int(number): share for number, share in state["objects"].items()}
     if state["line"]:
         raise ValueError(
-            "prior was one on the line, whose quantile function is not in the file; pass prior=... to Session.load"
+            "prior was one on the line or in space, whose quantile functions are not in the file; pass prior=... to Session.load"
         )
+    if state.get("shape") is not None:
+        if state["masses"] is None:
+            return Prior.grid(state["shape"], k=objects, at_most_one=state["at_most_one"])
+        masses = np.array(state["masses"]).reshape(state["shape"])
+        return Prior.image(masses, k=objects, at_most_one=state["at_most_one"])
     if state["masses"] is None:
         return Prior.uniform(state["cells"], k=objects, at_most_one=state["at_most_one"])
     return Prior.weights(state["masses"], k=objects, at_most_one=state["at_most_one"])

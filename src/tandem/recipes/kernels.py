@@ -111,13 +111,18 @@ def measure(device: str = "cuda") -> tuple[Ceiling, Iterator[KernelRow]]:
     Raises:
         ValueError: there is no such device.
     """
+    require_gpu(device)
+    ceiling = measure_ceiling()
+    return ceiling, (row for case in cases() for row in _rows(case, ceiling))
+
+
+def require_gpu(device: str) -> None:
+    """Raises ValueError where there is no such GPU to time kernels on."""
     if device != "cuda" or not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} cannot time kernels; run on a machine with an NVIDIA GPU and a CUDA build of PyTorch, "
             "with --device cuda"
         )
-    ceiling = measure_ceiling()
-    return ceiling, (row for case in cases() for row in _rows(case, ceiling))
 
 
 def cases() -> list[Case]:

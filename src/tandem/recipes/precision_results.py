@@ -8,7 +8,7 @@ from typing import Any
 from tandem import hub
 from tandem.nn import ModelConfig
 from tandem.plan import parameters
-from tandem.precision import CAPYBARA, Fit, PrecisionLaw, Run, fit
+from tandem.precision import CAPYBARA, Chinchilla, Fit, Kumar, PrecisionLaw, Run, fit
 from tandem.precision.recipe import PAPER_TARGETS
 from tandem.recipes.comparison import command_of, last_validation, machine, write_files
 from tandem.recipes.pretrain import PretrainConfig
@@ -62,12 +62,14 @@ def results_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     alone = [row for row in rows if row["block"] == 32 and _is_at(row, middle)]
     for row in sorted(alone, key=lambda row: (len(row["targets"]), row["targets"], row["seed"])):
         operands.setdefault(" ".join(row["targets"]), []).append(row["loss"] - _plain(rows, row))
-    law = _refit(rows)
+    law, held = _refit(rows)
     return {
         "rows": list(rows),
         "operands": operands,
         "chance": _deviation([row["loss"] for row in rows if row["format"] is None and _is_at(row, middle)]),
         "law": law if isinstance(law, str) else _constants(law),
+        "held": held,
+        "peers": {} if isinstance(law, str) else _peers(rows),
         "predicted": [] if isinstance(law, str) else _predictions(rows, law),
     }
 
@@ -98,16 +100,42 @@ def _of_the_law(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["format"] is None or row["targets"] == list(PAPER_TARGETS)]
 
 
-def _refit(rows: Sequence[dict[str, Any]]) -> Fit[PrecisionLaw] | str:
-    """The law fitted to all runs that it speaks of, or why it could not be."""
-    runs = [
+def _refit(rows: Sequence[dict[str, Any]]) -> tuple[Fit[PrecisionLaw] | str, dict[str, float]]:
+    """The law fitted to all runs that it speaks of, or why it could not be; and constants that were not fitted.
+
+    Short trainings do not tell what the loss falls towards: where nothing else is lacking, ε is held at 0.
+    """
+    runs = _runs(rows)
+    why = ""
+    for held in ({}, {"epsilon": 0.0}):
+        try:
+            return fit(runs, fixed=held), held
+        except ValueError as error:
+            why = why or str(error)
+    return why, {}
+
+
+def _peers(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean error of each run's loss by other laws, fitted to the same runs."""
+    errors: dict[str, float] = {}
+    for law in (Chinchilla, Kumar):
+        try:
+            errors[law.__name__] = statistics.mean(map(abs, fit(_runs(rows), law, resamples=0).errors))
+        except ValueError:  # these runs do not tell its constants apart
+            continue
+    return errors
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> list[Run]:
+    return [
         Run(N=row["N"], D=row["D"], format=row["format"] or BF16, block=row["block"] or 64, loss=row["loss"])
-        for row in _of_the_law(rows)
+        for row in _fitted(rows)
     ]
-    try:
-        return fit(runs, leave_out=lambda run: run.N if len({other.N for other in runs}) > 1 else run.D)
-    except ValueError as error:
-        return str(error)
+
+
+def _fitted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without scales of whole channels: how many numbers those are worth is a constant of the paper's models."""
+    return [row for row in _of_the_law(rows) if row["block"] != "channel"]
 
 
 def _constants(law: Fit[PrecisionLaw]) -> dict[str, Any]:
@@ -118,7 +146,10 @@ def _constants(law: Fit[PrecisionLaw]) -> dict[str, Any]:
 
 
 def _predictions(rows: Sequence[dict[str, Any]], law: Fit[PrecisionLaw]) -> list[dict[str, Any]]:
-    """Each run's loss by the law, and by one that has not seen its size."""
+    """Each run's loss by the law, and by one that was fitted without it and a fifth of the others.
+
+    Whole sizes are not left out: most formats were trained at one of them.
+    """
     unseen = law.left_out or law.errors
     return [
         {
@@ -127,7 +158,7 @@ def _predictions(rows: Sequence[dict[str, Any]], law: Fit[PrecisionLaw]) -> list
             "fitted": row["loss"] + seen,
             "unseen": row["loss"] + not_seen,
         }
-        for row, seen, not_seen in zip(_of_the_law(rows), law.errors, unseen, strict=True)
+        for row, seen, not_seen in zip(_fitted(rows), law.errors, unseen, strict=True)
     ]
 
 
@@ -141,8 +172,9 @@ def report_of(results: dict[str, Any]) -> str:
         _table(
             "block, E1M1", _more(results["rows"], lambda row: row["format"] == "E1M1", lambda row: str(row["block"]))
         ),
+        _growth(results["rows"]),
         _tokens(results["rows"]),
-        _law_table(results["law"], results["predicted"]),
+        _law_table(results),
         f"{results['machine']}. `{results['command']}`",
     ]
     return "\n\n".join(parts) + "\n"
@@ -176,6 +208,21 @@ def _mean(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):+.4f} to {max(values):+.4f})"
 
 
+def _growth(rows: Sequence[dict[str, Any]]) -> str:
+    """Loss above bfloat16's at every size and length."""
+    cells: dict[tuple[int, int], dict[str, float]] = {}
+    for row in _of_the_law(rows):
+        if row["block"] == 64 and row["seed"] == 0:
+            above = row["loss"] - _plain(rows, row)
+            cells.setdefault((row["width"], row["D"]), {})[row["format"]] = above
+    formats = [name for name in ("E1M1", "E2M1") if all(name in of for of in cells.values())]
+    lines = [
+        f"| {width} | {D / 1e6:.2f}M | {' | '.join(f'{of[name]:+.4f}' for name in formats)} |"
+        for (width, D), of in sorted(cells.items())
+    ]
+    return "\n".join([f"| width | tokens | {' | '.join(formats)} |", "|---" * (2 + len(formats)) + "|", *lines])
+
+
 def _tokens(rows: Sequence[dict[str, Any]]) -> str:
     """The smallest model with its coarsest scales: does more data hurt?"""
     width = min(row["width"] for row in rows)
@@ -189,7 +236,8 @@ def _tokens(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _law_table(law: dict[str, Any] | str, predicted: Sequence[dict[str, Any]]) -> str:
+def _law_table(results: dict[str, Any]) -> str:
+    law, held, predicted = results["law"], results["held"], results["predicted"]
     if isinstance(law, str):
         return f"The law could not be fitted: {law}"
     lines = [
@@ -197,6 +245,13 @@ def _law_table(law: dict[str, Any] | str, predicted: Sequence[dict[str, Any]]) -
         for name, of in law.items()
     ]
     errors = {key: statistics.mean(abs(run[key] - run["loss"]) for run in predicted) for key in ("fitted", "unseen")}
-    note = f"Mean error of a run's loss: {errors['fitted']:.4f} nats, and {errors['unseen']:.4f} by laws that have not seen its size."
+    note = f"Mean error of a run's loss: {errors['fitted']:.4f} nats, and {errors['unseen']:.4f} by laws that have not seen the run."
+    if results["peers"]:
+        others = (f"{error:.4f} by {name}'s" for name, error in results["peers"].items())
+        note += f" Other laws, fitted to the same runs: {', '.join(others)}."
+    lines += [
+        f"| {name} | {value:g}, not told by these runs | – | {getattr(CAPYBARA, name):.6g} |"
+        for name, value in held.items()
+    ]
     table = ["| constant | refitted | 90 % interval | paper |", "|---|---|---|---|", *lines]
     return "\n".join([*table, "", note])

@@ -6,6 +6,7 @@ from tandem.report.formats import formats_figure
 from tandem.report.metrics import MetricsWriter, read_metrics
 from tandem.report.page import write_report
 from tandem.report.progress import progress
+from tandem.report.questions import faces_figure, questions_figure, screening_figure, spread_figure
 from tandem.report.search import search_figure
 from tandem.report.study import study_figure
 
@@ -15,13 +16,17 @@ __all__ = [
     "atomic_path",
     "budget_figure",
     "comparison_figure",
+    "faces_figure",
     "formats_figure",
     "lengths_figure",
     "png",
     "progress",
+    "questions_figure",
     "read_metrics",
     "retrieval_figure",
+    "screening_figure",
     "search_figure",
+    "spread_figure",
     "study_figure",
     "write_report",
 ]

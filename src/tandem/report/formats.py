@@ -33,7 +33,7 @@ def formats_figure(
     finish(figure, panels[2], "Loss by format, block 64", "bits of a number", note="line: bfloat16")
     _against_measured(panels[3], predicted)
     note = "" if predicted else "these runs do not determine the law"
-    finish(figure, panels[3], "Loss by a law that has not seen the size", "measured loss", note=note)
+    finish(figure, panels[3], "Loss by a law that has not seen the run", "measured loss", note=note)
     return figure
 
 
@@ -70,19 +70,26 @@ def _against_bits(axes: "matplotlib.axes.Axes", rows: Sequence[Mapping[str, Any]
     if not cells:
         return
     middle = max(dict.fromkeys(cells), key=cells.count)
-    for row in rows:
-        if (row["width"], row["D"]) == middle and row["block"] == 64 and row["seed"] == 0:
-            exponent, mantissa = (int(part) for part in row["format"][1:].split("M"))
-            axes.plot([1 + exponent + mantissa], [row["loss"]], "o", color=BLUE, markersize=5)
-            axes.annotate(
-                row["format"],
-                (1 + exponent + mantissa, row["loss"]),
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        elif (row["width"], row["D"], row["seed"]) == (*middle, 0) and row["format"] is None:
+    there = [row for row in rows if (row["width"], row["D"], row["seed"]) == (*middle, 0)]
+    for row in there:
+        if row["format"] is None:
             axes.axhline(row["loss"], color=MUTED, linewidth=1)
+    crowded: set[int] = set()
+    for row in sorted((row for row in there if row["block"] == 64), key=lambda row: row["loss"]):
+        bits = 1 + sum(int(part) for part in row["format"][1:].split("M"))
+        axes.plot([bits], [row["loss"]], "o", color=BLUE, markersize=5)
+        # Of formats of as many bits every other name stands on the left.
+        side = "right" if bits in crowded else "left"
+        crowded ^= {bits}
+        axes.annotate(
+            row["format"],
+            (bits, row["loss"]),
+            xytext=(-6 if side == "right" else 6, 3),
+            textcoords="offset points",
+            fontsize=8,
+            ha=side,
+        )
+    axes.margins(x=0.12)
 
 
 def _against_measured(axes: "matplotlib.axes.Axes", predicted: Sequence[Mapping[str, Any]]) -> None:

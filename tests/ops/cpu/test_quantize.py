@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tandem.ops import ROUNDINGS, Grid, block_maxima, round_blocks
 from tandem.ops import quantize as module
-from tandem.ops.cpu.quantize import grid_is_supported
 
 GRIDS = [
     *(Grid(1, 1, 3.0), Grid(1, 0, 6.0), Grid(0, 0, 4.0), Grid(0, -6, 256.0), Grid(3, -6, 448.0), Grid(2, -14, 57344.0)),
@@ -72,8 +71,3 @@ def test_every_number_of_sixteen_bits(given_dtype: torch.dtype, rounding: str):
         finite = ~x.isnan()
         assert torch.equal(bits(y)[finite], bits(want)[finite])
         assert y[~finite].isnan().all()
-
-
-def test_the_exponents_of_float32_itself_are_left_to_pytorch():
-    assert all(map(grid_is_supported, GRIDS))
-    assert not grid_is_supported(Grid(7, -126, torch.finfo(torch.bfloat16).max))

@@ -63,8 +63,19 @@ def test_equals_one_product_an_expert(counts: list[int], D: int, device: str, mo
         assert (have.double() - want).norm() <= 3e-3 * want.norm()
 
 
+@pytest.mark.parametrize(("D", "width"), [(64, 64), (96, 72), (136, 48)])
+def test_results_narrower_than_a_tile(D: int, width: int, device: str):
+    counts = [5, 0, 40]
+    x, gate_up, down, pull = values(counts, D, width, torch.float16, device)
+    for have, want in zip(outcome(x, gate_up, down, counts, pull), exact(x, gate_up, down, counts, pull), strict=False):
+        assert (have.double() - want).norm() <= 3e-3 * want.norm()
+
+
 @needs_gpu
-@pytest.mark.parametrize(("counts", "D", "width"), [([1000, 0, 37, 2048, 1], 1024, 512), ([129] * 8, 256, 128)])
+@pytest.mark.parametrize(
+    ("counts", "D", "width"),
+    [([1000, 0, 37, 2048, 1], 1024, 512), ([129] * 8, 256, 128), ([300, 0, 5], 64, 64), ([300, 0, 5], 96, 72)],
+)
 def test_bfloat16_on_a_gpu(counts: list[int], D: int, width: int):
     x, gate_up, down, pull = values(counts, D, width, torch.bfloat16, "cuda")
     runs = [outcome(x, gate_up, down, counts, pull) for _ in range(2)]

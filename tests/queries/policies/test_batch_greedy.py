@@ -3,7 +3,7 @@ import pytest
 
 from tandem.queries import BatchGreedyPolicy, Posterior, Prior, Product, Region, Session, expected_reduction
 from tandem.queries.measures import entropy_bits
-from tandem.queries.policies.batch_greedy import groups_by_count, refined
+from tandem.queries.policies.refine import groups_by_count, refined
 
 
 @pytest.mark.parametrize(("k", "size"), [(2, 2), (2, 3), (3, 3), (4, 2)])

@@ -23,7 +23,7 @@ def test_the_least_certain_cell_is_asked_about(prior: Prior):
     region = EntropyPursuit().questions(posterior, np.random.default_rng(0))[0]
     assert len(region) == 1
     assert bits[next(iter(region))] == pytest.approx(max(bits), abs=1e-8)
-    cells, count_IX = cell_counts(posterior)
+    cells, count_IX = cell_counts(posterior, Region())
     np.testing.assert_allclose(count_IX.sum(1), 1.0)
     assert len(cells) == len(count_IX)
 

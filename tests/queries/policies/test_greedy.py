@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from tandem.queries import GreedyPolicy, NoisyAnswers, Posterior, Prior, Region, Session, expected_reduction
+from tandem.queries.answers import information
+from tandem.queries.measures import dyadic_bits
 from tandem.queries.policies.greedy import Shares
 
 # Notes 7.4: continuum, cumulative bits with 1, 2 … questions; 7.3: cells.
@@ -25,6 +29,20 @@ def test_expected_reduction_is_that_of_the_notes(cells: int, k: int, bits: tuple
     # The fourth value in the continuum depends on which of several best third questions is asked.
     found = expected_reduction(GreedyPolicy(), Prior.uniform(cells, k=k), len(bits))
     np.testing.assert_allclose(found, bits, atol=1e-4 if len(bits) == 4 and cells > 8 else 2e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 2**31))
+def test_a_step_lies_between_the_dyadic_one_and_capacity(k: int, seed: int):
+    """On 2^30 cells every atom can be halved for long; near all halves a rounded share may lose 2^-20 of an atom."""
+    rng = np.random.default_rng(seed)
+    prior = Prior.uniform(2**30, k=k)
+    truth, posterior = rng.integers(2**30, size=k), Posterior(prior)
+    for _ in range(4):
+        region = GreedyPolicy(restarts=1).questions(posterior, rng)[0]
+        bits = float(information(np.eye(k + 1), posterior.count_distribution(region)))
+        assert dyadic_bits(k) - 1e-6 <= bits <= np.log2(k + 1) + 1e-9
+        posterior = posterior.given(region, region.count(truth))
 
 
 def test_gradients_are_right():

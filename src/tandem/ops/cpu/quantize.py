@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from tandem.ops.quantize import Grid
 
 
-def grid_is_supported(grid: "Grid") -> bool:
-    """Whether 2^±exponent and every step are normal numbers of float32: all formats of up to 7 exponent bits."""
-    return grid.least_exponent - grid.mantissa_bits >= -126 and grid.greatest_exponent <= 126
-
-
 def block_maxima(x_ORC: Tensor, block: tuple[int, int]) -> Tensor:
     """The largest finite |x| of each block, in float32."""
     outer, R, C = x_ORC.shape

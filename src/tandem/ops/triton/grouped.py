@@ -50,7 +50,7 @@ def product(x_RD: Tensor, w_EDF: Tensor, ends_E: Tensor) -> Tensor:
     """y_RF: each row times its expert's matrix."""
     y_RF = x_RD.new_empty(len(x_RD), w_EDF.shape[2])
     E, D, F = w_EDF.shape
-    tile = PRODUCT
+    tile = _fitting(PRODUCT, F)
     given = (_described(x_RD, tile.rows, tile.step), _described(w_EDF.view(E * D, F), tile.step, tile.columns))
     _start(_product, tile, x_RD, *given, y_RF, ends_E, E, D, F, BE=power_of_two(E), TURNED=False)
     return y_RF
@@ -61,7 +61,7 @@ def product_turned(dy_RF: Tensor, w_EDF: Tensor, ends_E: Tensor) -> Tensor:
     """dx_RD: each row times the transpose of its expert's matrix."""
     dx_RD = dy_RF.new_empty(len(dy_RF), w_EDF.shape[1])
     E, D, F = w_EDF.shape
-    tile = PRODUCT
+    tile = _fitting(PRODUCT, D)
     given = (_described(dy_RF, tile.rows, tile.step), _described(w_EDF.view(E * D, F), tile.columns, tile.step))
     _start(_product, tile, dy_RF, *given, dx_RD, ends_E, E, F, D, BE=power_of_two(E), TURNED=True)
     return dx_RD
@@ -78,10 +78,15 @@ def gated_product(x_RD: Tensor, w_EDF: Tensor, ends_E: Tensor, keep: bool) -> tu
     """Gate and up side by side, (R, 2F), if they are to be kept, and silu(gate) · up, (R, F)."""
     E, D, F2 = w_EDF.shape
     both, hidden = _both_and_hidden(x_RD, w_EDF, ends_E, keep)
-    tile = GATED
+    tile = _fitting(GATED, F2 // 2)
     given = (_described(x_RD, tile.rows, tile.step), _described(w_EDF.view(E * D, F2), tile.step, tile.columns))
     _start(_gated_product, tile, x_RD, *given, both, hidden, ends_E, E, D, F2 // 2, BE=power_of_two(E), KEEP=keep)
     return both, hidden
+
+
+def _fitting(tile: Tile, width: int) -> Tile:
+    """No wider than the result: a descriptor reads no more columns than there are."""
+    return tile._replace(columns=min(tile.columns, power_of_two(width)))
 
 
 def _described(t: Tensor, rows: int, columns: int) -> TensorDescriptor:

@@ -1,6 +1,7 @@
 """Which question to ask next: one class a policy."""
 
 from tandem.queries.policies.batch_greedy import BatchGreedyPolicy
+from tandem.queries.policies.best_box import BestBox
 from tandem.queries.policies.best_range import BestRange
 from tandem.queries.policies.bifurcation import SequentialBifurcation
 from tandem.queries.policies.dyadic import DyadicPolicy
@@ -12,6 +13,7 @@ from tandem.queries.policies.random_halves import RandomHalves
 
 __all__ = [
     "BatchGreedyPolicy",
+    "BestBox",
     "BestRange",
     "DyadicPolicy",
     "EntropyPursuit",

@@ -1,14 +1,14 @@
 """Batches: questions that are asked together, before any of their answers is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from tandem.queries.policies.half_greedy import HalfSearch
-from tandem.queries.posterior import Posterior, Rows
-from tandem.queries.prior import Integers
+from tandem.queries.constraints import Constraints, NothingToAskError, refuse
+from tandem.queries.policies.half_greedy import best_beside
+from tandem.queries.posterior import Posterior
 from tandem.queries.region import Region
-from tandem.queries.table import Table, TooManyRowsError
 
 
 @dataclass(frozen=True)
@@ -25,52 +25,31 @@ class BatchGreedyPolicy:
 
     Attributes:
         size: questions of a round, at most 4. restarts: random starts of the search for each.
+        constraints: sizes and forbidden cells are kept.
     """
 
     size: int = 2
     restarts: int = 2
+    constraints: Constraints = field(default_factory=Constraints)
+
+    honors: ClassVar[frozenset[str]] = frozenset({"smallest", "largest", "forbidden"})
 
     def __post_init__(self):
+        refuse(self, self.constraints)
         if not 1 <= self.size <= 4:
             raise ValueError(f"size={self.size} questions a round; use 1 to 4 (all at once: DyadicPolicy)")
 
     def questions(self, posterior: Posterior, rng: np.random.Generator) -> list[Region]:
         batch: list[Region] = []
         for _ in range(self.size):
-            rows = refined(posterior, batch)
-            search = HalfSearch(rows, posterior.answers, groups_by_count(rows, batch))
-            found = [search.ascend(state_A) for state_A in search.starts(self.restarts, rng)]
-            state_A, bits = max(found, key=lambda pair: pair[1])
-            if batch and bits < 1e-9:
+            region = self.beside(posterior, batch, rng)
+            if region is None:
                 break
-            batch.append(search.region(state_A))
+            batch.append(region)
+        if not batch:
+            raise NothingToAskError("no question tells apart what is still possible; such answers cannot say more")
         return batch
 
-
-def refined(posterior: Posterior, regions: list[Region]) -> Rows:
-    """The posterior's rows with every atom cut by these regions, whose answers are open."""
-    table = posterior.engine
-    try:
-        if isinstance(table, Table):
-            for region in regions:
-                table = table.given(region, np.ones(posterior.prior.k + 1))
-            return Rows(table.partition, table.ids_RK, table.weight_R)
-    except TooManyRowsError:
-        pass
-    cells, partition = posterior.sample(1000), posterior.engine.partition
-    for region in regions:
-        partition = partition.cut(region)
-    atom = partition.label[np.searchsorted(partition.edges, cells, side="right") - 1]
-    used = np.unique(atom[cells >= 0])
-    ids = np.sort(np.where(cells < 0, -1, np.searchsorted(used, atom)), axis=1)
-    return Rows(partition.keep(used), ids, np.full(len(ids), 1 / len(ids)))
-
-
-def groups_by_count(rows: Rows, regions: list[Region]) -> Integers:
-    """Numbers rows alike when each region holds as many objects in them, shape (R,)."""
-    first_A = np.zeros(rows.partition.atoms + 1, dtype=np.int64)  # one more, for objects that are not there
-    first_A[rows.partition.label[::-1]] = rows.partition.edges[:-1][::-1]
-    counts = [(region.contains(first_A[rows.ids_RK]) & (rows.ids_RK >= 0)).sum(1) for region in regions]
-    if not counts:
-        return np.zeros(len(rows.weight_R), dtype=np.int64)
-    return np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)[1].ravel()
+    def beside(self, posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
+        """One question more, while those asked have no answer yet; None when it would reveal nothing."""
+        return best_beside(posterior, asked, self.constraints, self.restarts, rng)

@@ -3,11 +3,13 @@
 Letters: R rows, E possible ends, X counts 0 … K.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from tandem.queries.answers import Answers, information
+from tandem.queries.constraints import Constraints, NothingToAskError, refuse
 from tandem.queries.measures import sums
 from tandem.queries.posterior import Posterior, Rows
 from tandem.queries.prior import Floats, Integers
@@ -32,32 +34,48 @@ class BestRange:
 
     Attributes:
         longest: the most cells a range may have. per_cell: cost of each cell, in units of the cost of a question.
+        constraints: sizes and forbidden cells are kept; `longest` and its `largest` say the same, and the smaller one counts.
     """
 
     longest: int | None = None
     per_cell: float = 0.0
+    constraints: Constraints = field(default_factory=Constraints)
+
+    honors: ClassVar[frozenset[str]] = frozenset({"range", "smallest", "largest", "forbidden"})
 
     def __post_init__(self):
+        refuse(self, self.constraints)
         if (self.longest is not None and self.longest < 1) or self.per_cell < 0:
             raise ValueError(f"longest={self.longest} has to be 1 or more, per_cell={self.per_cell} 0 or more")
 
     def questions(self, posterior: Posterior, rng: np.random.Generator) -> list[Region]:
-        rows = posterior.rows(500)
-        ends = Ends(rows, self.longest, short=self.per_cell > 0)
+        rows, cells = posterior.rows(500), posterior.prior.cells
+        longest = min(self.longest or cells, self.constraints.largest or cells)
+        limited = longest if longest < cells else None
+        ends = Ends(rows, limited, short=self.per_cell > 0, constraints=self.constraints)
         bits_EE = ends.information(posterior.answers)
         length_EE = ends.place[None, :] - ends.place[:, None]
-        allowed = (length_EE > 0) & (length_EE <= (self.longest or posterior.prior.cells))
+        free_EE = ends.forbidden_before[None, :] == ends.forbidden_before[:, None]
+        allowed = (length_EE >= self.constraints.smallest) & (length_EE <= longest) & free_EE
         worth_EE = np.where(allowed, bits_EE / (1 + self.per_cell * np.maximum(length_EE, 0)), -np.inf)
         start, stop = np.unravel_index(np.argmax(np.round(worth_EE, 9)), worth_EE.shape)
-        if bits_EE[start, stop] < 1e-12:
-            raise ValueError("no range tells apart what is still possible; allow longer ranges or use another policy")
+        if not allowed[start, stop] or bits_EE[start, stop] < 1e-12:
+            raise NothingToAskError(
+                "no range tells apart what is still possible; allow longer ranges or use another policy"
+            )
         return [Region([(int(ends.place[start]), int(ends.place[stop]))])]
 
 
 class Ends:
     """Where a range may begin and end, and what lies between."""
 
-    def __init__(self, rows: Rows, longest: int | None = None, short: bool = False):
+    def __init__(
+        self,
+        rows: Rows,
+        longest: int | None = None,
+        short: bool = False,
+        constraints: Constraints = Constraints(),  # noqa: B008, it is frozen
+    ):
         self.rows, partition = rows, rows.partition
         likely = self._likely(SEGMENTS_SHORT if short or longest else SEGMENTS)
         starts, stops = partition.edges[likely], partition.edges[likely + 1]
@@ -67,7 +85,15 @@ class Ends:
             place += [starts + ((stops - starts) >> halvings) for halvings in range(2, 12)]
         if longest:
             place.append(starts + np.minimum(stops - starts, longest))
-        self.place = np.unique(np.concatenate(place))
+        forbidden = constraints.forbidden
+        if constraints.used:  # the shortest ranges, and the longest that end before what is forbidden
+            place += [np.concatenate(place) + by for by in (-constraints.smallest, constraints.smallest)]
+            place += [forbidden.starts, forbidden.stops, forbidden.stops + (longest or 0)]
+            place.append(np.array([0, partition.prior.cells]))
+        ends = np.unique(np.concatenate(place))
+        self.place = ends[(ends >= 0) & (ends <= partition.prior.cells)]
+        past = np.clip(self.place[:, None], forbidden.starts, forbidden.stops) - forbidden.starts
+        self.forbidden_before: Integers = past.sum(1)
 
     def _likely(self, most: int) -> Integers:
         """The segments in which most objects are to be expected; the others are not worth the time of looking at all pairs."""
@@ -80,16 +106,10 @@ class Ends:
 
     def information(self, answers: Answers) -> Floats:
         """Bits of the range between each two ends, shape (E, E); 0 where it would end before it begins."""
-        share_RKE = self._before()
-        ends, k = len(self.place), self.rows.partition.prior.k
-        bits_EE, f_XY = np.zeros((ends, ends)), answers.matrix(k)
-        for start in range(ends - 1):
-            count_EX = self._counts(share_RKE[:, :, start + 1 :] - share_RKE[:, :, start : start + 1])
-            bits_EE[start, start + 1 :] = information(f_XY, count_EX)
-        return np.maximum(bits_EE, 0.0)
+        return information_between(self.rows, self._before(), answers)
 
     def _before(self) -> Floats:
-        """P(an object lies before an end | its atom), shape (R, K, E)."""
+        """P(an object lies before an end | its atom), shape (A + 1, E)."""
         partition = self.rows.partition
         share_AE = np.zeros((partition.atoms + 1, len(self.place)))  # the last for objects that are not there
         starts, stops = partition.edges[:-1], partition.edges[1:]
@@ -97,15 +117,30 @@ class Ends:
             upto = np.clip(self.place, starts[segment], stops[segment])
             mass = partition.prior.mass(np.full(len(upto), starts[segment]), upto)
             share_AE[partition.label[segment]] += mass / partition.mass[partition.label[segment]]
-        return share_AE[self.rows.ids_RK]
+        return share_AE
 
-    def _counts(self, share_RKE: Floats) -> Floats:
-        """P(X objects are inside), shape (E, X), objects of a row being independent given their atoms."""
-        rows, k, ends = share_RKE.shape
-        pmf_XRE = np.zeros((k + 1, rows, ends))
-        pmf_XRE[0] = 1.0
-        for i in range(k):
-            inside = share_RKE[:, i]
-            pmf_XRE[1:] = pmf_XRE[1:] * (1 - inside) + pmf_XRE[:-1] * inside
-            pmf_XRE[0] *= 1 - inside
-        return np.einsum("r,xre->ex", self.rows.weight_R, pmf_XRE)
+
+def information_between(rows: Rows, before_AE: Floats, answers: Answers) -> Floats:
+    """Bits of what lies between each two ends, given the share of each atom before an end; shape (E, E), 0 where it ends first.
+
+    The last row of `before_AE` is for objects that are not there.
+    """
+    share_RKE = before_AE[rows.ids_RK]
+    ends, k = before_AE.shape[1], rows.partition.prior.k
+    bits_EE, f_XY = np.zeros((ends, ends)), answers.matrix(k)
+    for start in range(ends - 1):
+        count_EX = _counts(rows.weight_R, share_RKE[:, :, start + 1 :] - share_RKE[:, :, start : start + 1])
+        bits_EE[start, start + 1 :] = information(f_XY, count_EX)
+    return np.maximum(bits_EE, 0.0)
+
+
+def _counts(weight_R: Floats, share_RKE: Floats) -> Floats:
+    """P(X objects are inside), shape (E, X), objects of a row being independent given their atoms."""
+    rows, k, ends = share_RKE.shape
+    pmf_XRE = np.zeros((k + 1, rows, ends))
+    pmf_XRE[0] = 1.0
+    for i in range(k):
+        inside = share_RKE[:, i]
+        pmf_XRE[1:] = pmf_XRE[1:] * (1 - inside) + pmf_XRE[:-1] * inside
+        pmf_XRE[0] *= 1 - inside
+    return np.einsum("r,xre->ex", weight_R, pmf_XRE)

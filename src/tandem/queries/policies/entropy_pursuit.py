@@ -1,10 +1,12 @@
 """Entropy pursuit: one cell at a time, as a detector looks at an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from tandem.queries.answers import information
+from tandem.queries.constraints import Constraints, NothingToAskError, refuse
 from tandem.queries.measures import binomial_pmf
 from tandem.queries.posterior import Posterior
 from tandem.queries.prior import Floats, Integers
@@ -22,23 +24,36 @@ class EntropyPursuit:
     ((1, 2),)
     """
 
+    constraints: Constraints = field(default_factory=Constraints)
+
+    honors: ClassVar[frozenset[str]] = frozenset({"range", "box", "largest", "forbidden"})
+
+    def __post_init__(self):
+        refuse(self, self.constraints)
+
     def questions(self, posterior: Posterior, rng: np.random.Generator) -> list[Region]:
-        cells, count_IX = cell_counts(posterior)
+        cells, count_IX = cell_counts(posterior, self.constraints.forbidden)
         bits_I = np.round(information(posterior.answers.matrix(posterior.prior.k), count_IX), 9)
+        bits_I = np.where(self.constraints.forbidden.contains(cells), 0.0, bits_I)
+        if self.constraints.forbidden and bits_I.max() == 0:
+            raise NothingToAskError("no cell that may be asked about tells apart what is still possible")
         best = int(cells[np.argmax(bits_I)])
         return [Region([(best, best + 1)])]
 
 
-def cell_counts(posterior: Posterior) -> tuple[Integers, Floats]:
-    """Cells and P(N objects are in each), shape (I, X): all cells, or the first of each atom where cells of an atom are alike."""
+def cell_counts(posterior: Posterior, forbidden: Region) -> tuple[Integers, Floats]:
+    """Cells and P(N objects are in each), shape (I, X): all cells, or where cells of an atom are alike the first of each,
+    and the first that is not forbidden.
+    """
     prior, partition = posterior.prior, posterior.engine.partition
     if prior.at_most_one:
         taken = posterior.occupied()
         zeros = np.zeros((prior.cells, prior.k - 1))
         return np.arange(prior.cells), np.concatenate([1 - taken[:, None], taken[:, None], zeros], axis=1)
     if prior.cumulative is None:
-        atoms, first = np.unique(partition.label, return_index=True)
-        cells = np.sort(partition.edges[:-1][first[atoms >= 0]])
+        parted = partition.cut(forbidden)
+        atoms, first = np.unique(parted.label, return_index=True)
+        cells = np.sort(parted.edges[:-1][first[atoms >= 0]])
     else:
         cells = np.concatenate([partition.cells_of(atom) for atom in range(partition.atoms)])
         cells = np.sort(cells)

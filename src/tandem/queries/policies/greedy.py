@@ -3,14 +3,17 @@
 Letters: R rows, A atoms, K objects, X counts 0 … K.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 
 from tandem.queries.answers import Answers, information
+from tandem.queries.constraints import Constraints, NothingToAskError, refuse
 from tandem.queries.enumeration import best_question
 from tandem.queries.measures import LOG2, entropy_bits, sums
+from tandem.queries.policies.limits import Limits, limited
 from tandem.queries.posterior import Posterior, Rows
 from tandem.queries.prior import Floats, Integers
 from tandem.queries.region import Region
@@ -31,11 +34,20 @@ class GreedyPolicy:
 
     Attributes:
         restarts: random starts beside the one near all halves.
+        constraints: sizes and forbidden cells are kept, as bounds of the shares and of their sum.
     """
 
     restarts: int = 4
+    constraints: Constraints = field(default_factory=Constraints)
+
+    honors: ClassVar[frozenset[str]] = frozenset({"smallest", "largest", "forbidden"})
+
+    def __post_init__(self):
+        refuse(self, self.constraints)
 
     def questions(self, posterior: Posterior, rng: np.random.Generator) -> list[Region]:
+        if self.constraints.used:
+            return [self._within_limits(posterior, rng)]
         rows = posterior.rows()
         small = best_question(rows, posterior.answers)
         if small is not None:
@@ -50,6 +62,22 @@ class GreedyPolicy:
         return [
             max(regions, key=lambda region: round(float(information(f_XY, posterior.count_distribution(region))), 9))
         ]
+
+    def _within_limits(self, posterior: Posterior, rng: np.random.Generator) -> Region:
+        rows, limits = limited(posterior, [], self.constraints)
+        shares = Shares(rows, posterior.answers)
+        starts = [np.full(rows.partition.atoms, 0.5), *rng.random((self.restarts, rows.partition.atoms))]
+        found = [shares.climb(start, limits) for start in starts]
+        found += [np.eye(rows.partition.atoms)[atom] for atom in range(rows.partition.atoms)]
+        regions = []
+        for share_A in found:
+            cells_A = limits.fitted(shares.cells(share_A), np.arange(rows.partition.atoms))
+            regions.append(limits.region(cells_A))
+        f_XY = posterior.answers.matrix(posterior.prior.k)
+        bits = [round(float(information(f_XY, posterior.count_distribution(region))), 9) for region in regions]
+        if max(bits) <= 0:
+            raise NothingToAskError("no question that may be asked tells apart what is still possible")
+        return regions[int(np.argmax(bits))]
 
 
 class Shares:
@@ -69,10 +97,23 @@ class Shares:
             taken[atom] = int(np.argmin(np.abs(np.append(0.0, running) - share * running[-1])))
         return taken
 
-    def climb(self, start_A: Floats) -> Floats:
-        """The shares at a local maximum."""
-        bounds = [(0.0, 1.0)] * len(start_A)
-        result = minimize(self.value_and_gradient, start_A, jac=True, method="L-BFGS-B", bounds=bounds)
+    def climb(self, start_A: Floats, limits: Limits | None = None) -> Floats:
+        """The shares at a local maximum, among those whose cells keep the limits."""
+        if limits is None:
+            bounds = [(0.0, 1.0)] * len(start_A)
+            result = minimize(self.value_and_gradient, start_A, jac=True, method="L-BFGS-B", bounds=bounds)
+            return np.clip(result.x, 0.0, 1.0)
+        size_A = self.rows.partition.size.astype(np.float64)
+        highest_A = limits.most_A / size_A
+        result = minimize(
+            self.value_and_gradient,
+            np.clip(start_A, 0.0, highest_A) * min(1.0, limits.most / max(float(limits.most_A.sum()), 1.0)),
+            jac=True,
+            method="SLSQP",
+            bounds=[(0.0, float(highest)) for highest in highest_A],
+            # As shares of the largest size, so that the solver's tolerances mean the same for few cells and for many.
+            constraints=[LinearConstraint(size_A / limits.most, limits.least / limits.most, 1.0)],
+        )
         return np.clip(result.x, 0.0, 1.0)
 
     def value_and_gradient(self, share_A: Floats) -> tuple[float, Floats]:
