@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tandem.nn import CacheRounding, Experts, HybridLM, Layer, Linear, Rounding
+from tandem.nn import CacheRounding, Experts, HybridLM, Linear, Rounding
 from tandem.precision.formats import FloatFormat
 from tandem.precision.model import maps_of
 from tandem.precision.recipe import Operand
