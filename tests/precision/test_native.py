@@ -1,13 +1,14 @@
 """Products of 8-bit floats: which there are, codes that are the emulation's, and results beside it on a GPU that has them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from tandem.precision import Operand, QuantizedLinear, fp8_deepseek, quantize, same_for
+from tandem.precision import Operand, QuantizedLinear, fp8_deepseek, quantize
 from tandem.precision.native import multiplies, product
 from tandem.precision.quantizing import to_codes
-from tandem.precision.recipe import TARGETS
 
 NARROW = Operand(format="ocp:e4m3fn", block=128, rounding="nearest-even")
 SQUARE = Operand(format="ocp:e4m3fn", block=(128, 128), rounding="nearest-even")
@@ -39,11 +40,10 @@ def test_codes_of_eight_bits_are_numbers_of_torchs_format():
 
 def test_a_processor_multiplies_none():
     assert not multiplies(NARROW, NARROW, torch.device("cpu"))
-    x, recipe = torch.randn(8, 32).bfloat16(), fp8_deepseek()
-    layer = QuantizedLinear(32, 16, recipe=recipe)
+    layer = QuantizedLinear(32, 16, recipe=fp8_deepseek())
     torch.nn.init.normal_(layer.weight)
-    native = QuantizedLinear.of(layer, same_for(TARGETS, NARROW))
-    native.recipe = type(recipe)(**{name: getattr(recipe, name) for name in TARGETS}, native=True)
+    native = QuantizedLinear.of(layer, replace(layer.recipe, native=True))
+    x = torch.randn(8, 32).bfloat16()
     assert torch.equal(native(x), layer(x))
 
 
@@ -82,7 +82,7 @@ def test_a_layer_is_no_further_from_its_definition_than_the_emulation(rows: tupl
     x, dy = x.bfloat16(), dy.bfloat16()
     exact = step(layer, x.float(), dy.float())
     emulated = step(layer, x, dy)
-    layer.recipe = type(layer.recipe)(**{name: getattr(layer.recipe, name) for name in TARGETS}, native=True)
+    layer.recipe = replace(layer.recipe, native=True)
     for got, was, want in zip(step(layer, x, dy), emulated, exact, strict=True):
         assert not torch.equal(got, was)
         assert off(got, want.double()) < max(1.1 * off(was, want.double()), 4e-3)

@@ -1,7 +1,7 @@
 """`tandem bench`: training and decoding beside transformers; kernels of a GPU beside PyTorch's forms; searches by questions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from rich.table import Table
 from tandem.cli.arguments import parse
 from tandem.recipes.benchmark import Ceiling, Work, compare
 from tandem.recipes.gpu_decoding import NEW_TOKENS, PROMPT_TOKENS, measure_decoding
-from tandem.recipes.gpu_rounding import TOKENS, WIDTH, measure_products, measure_rounding
+from tandem.recipes.gpu_rounding import TOKENS, WIDTH, GpuCost, measure_products, measure_rounding
 from tandem.recipes.gpu_training import (
     DATASHEET,
     ROW_TOKENS,
@@ -53,7 +53,7 @@ class BenchArguments:
     counting questions, beside sequential bifurcation."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: kernels and lengths on cuda, peers on cpu, train, decode, transmamba and precision on either."""
+    """Where to run: kernels and lengths on cuda, peers and queries on cpu, train, decode, transmamba and precision on either."""
 
     model: str | None = None
     """Preset, or a file with a model config in JSON: `transmamba-nano` for transmamba and `mini` for precision if left out."""
@@ -194,17 +194,19 @@ def _precision_on_gpu(device: str) -> None:
         title=f"quantize to ocp:e4m3fn, {TOKENS:,} × {WIDTH:,} bfloat16; {where}",
         caption=f"a copy reads and writes {ceiling.read / 1e12:.2f} TB/s",
     )
-    for cost in measure_rounding(ceiling):
-        rounding.add_row(*cost.cells())
-    Console().print(rounding)
+    _show(rounding, measure_rounding(ceiling))
     products = Table(
         *("operands", "ms (range)", "bfloat16 ms", "ratio", "share of bfloat16's products"),
         title=f"a linear layer, forward and backward, {TOKENS:,} tokens, {WIDTH:,} → {WIDTH:,}; {where}",
         caption=f"a product in bfloat16 reaches {ceiling.matmul / 1e12:.0f} TFLOP/s",
     )
-    for cost in measure_products(ceiling):
-        products.add_row(*cost.cells())
-    Console().print(products)
+    _show(products, measure_products(ceiling))
+
+
+def _show(table: Table, costs: Iterable[GpuCost]) -> None:
+    for cost in costs:
+        table.add_row(*cost.cells())
+    Console().print(table)
 
 
 def _train_on_gpu(device: str) -> None:

@@ -7,14 +7,10 @@ from typing import Any, Literal
 from tandem.nn import HybridLM
 from tandem.precision.after_training import Stored, quantize_caches, quantize_weights
 from tandem.precision.formats import element_format
-from tandem.precision.recipe import Operand
+from tandem.precision.recipe import Operand, Recipe, mxfp4, mxfp8, nvfp4
 
-_NAMED: Mapping[str, Callable[[], Operand]] = {
-    "mxfp8": lambda: Operand(format="ocp:e4m3fn", block=32, rounding="nearest-even", scale="e8m0"),
-    "mxfp4": lambda: Operand(format="ocp:e2m1", block=32, rounding="nearest-even", scale="e8m0"),
-    "nvfp4": lambda: Operand(format="ocp:e2m1", block=16, rounding="nearest-even", scale="e4m3"),
-}
-"""Formats with their blocks and scales; unlike in training, NVFP4 has rows of 16 for weights too."""
+_NAMED: Mapping[str, Callable[[], Recipe]] = {"mxfp8": mxfp8, "mxfp4": mxfp4, "nvfp4": nvfp4}
+"""What these do to the activations of the forward product is done to all: so NVFP4 has rows of 16 for weights too."""
 _HOW = ("block", "rounding", "scale")
 
 
@@ -89,7 +85,7 @@ class RoundingConfig:
         if text is None:
             return None
         if text in _NAMED:
-            return _NAMED[text]()
+            return _NAMED[text]().P1
         try:
             format = element_format(text)
         except ValueError as error:

@@ -64,6 +64,13 @@ class Partition:
         chosen = np.isin(self.label, atoms)
         return Region(np.stack([self.edges[:-1][chosen], self.edges[1:][chosen]], axis=1))
 
+    def first_cells(self) -> Integers:
+        """The first cell of each atom, shape (A + 1,); the last number, 0, is for objects that are not there."""
+        first_A = np.zeros(self.atoms + 1, dtype=np.int64)
+        first_A[self.label[::-1]] = self.edges[:-1][::-1]
+        first_A[-1] = 0
+        return first_A
+
     def part(self, cells_A: Integers) -> Region:
         """The last `cells_A[a]` cells of each atom a, as a region."""
         before = self._cells_before()

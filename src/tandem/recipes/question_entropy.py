@@ -67,7 +67,7 @@ class Density:
     """A density of the objects on (0, 1).
 
     Attributes:
-        entropy: of one object, in bits. digits: the most digits that the mean of log2 f0 in each cell is wanted for.
+        entropy: of one object, in bits.
     """
 
     name: str

@@ -99,7 +99,7 @@ def ask_again(config: QuestionsConfig) -> Path:
     """
     settings = json.loads(json.dumps(asdict(config), default=str))
     del settings["run_dir"]  # a run may be moved
-    claim_run_dir(config.run_dir, settings, {"subjects"} | {name for name in settings if name.startswith("subjects.")})
+    claim_run_dir(config.run_dir, settings, {"subjects"})
     parts = list(parts_of(config))
     rows: dict[str, Any] = {}
     with progress("queries", len(parts), unit="parts") as bar:

@@ -7,14 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rounding_cases import GRIDS, NARROW, SIZES, bits, every_number_of_sixteen_bits, numbers
 from tandem.ops import ROUNDINGS, Grid, block_maxima, round_blocks
 from tandem.ops import quantize as module
-
-GRIDS = [
-    *(Grid(1, 1, 3.0), Grid(1, 0, 6.0), Grid(0, 0, 4.0), Grid(0, -6, 256.0), Grid(3, -6, 448.0), Grid(2, -14, 57344.0)),
-    *(Grid(22, -14, 2.0**16), Grid(22, -62, 2.0**64), Grid(6, 6, 127.0), Grid(22, 22, 2.0**23 - 1)),
-]
-NARROW = [torch.float32, torch.bfloat16]
 
 
 def both(function: Any, *arguments: Any, **options: Any) -> list[torch.Tensor]:
@@ -25,10 +20,6 @@ def both(function: Any, *arguments: Any, **options: Any) -> list[torch.Tensor]:
         return [got, function(*arguments, **options)]
 
 
-def bits(x: torch.Tensor) -> torch.Tensor:
-    return x.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32)
-
-
 @settings(max_examples=150)
 @given(
     grid=st.sampled_from(GRIDS),
@@ -36,7 +27,7 @@ def bits(x: torch.Tensor) -> torch.Tensor:
     formats=st.tuples(st.sampled_from(NARROW), st.sampled_from(NARROW)),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.sampled_from([1, 5, 16, 100, 700])),
     block=st.sampled_from([(1, 1), (1, 16), (1, 3), (1, 700), (5, 1), (16, 16), (40, 1), (7, 300)]),
-    size=st.sampled_from([1e-44, 1e-38, 1e-3, 1.0, 1e30]),
+    size=st.sampled_from(SIZES),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_the_bits_are_those_of_the_pytorch_form(
@@ -48,13 +39,11 @@ def test_the_bits_are_those_of_the_pytorch_form(
     size: float,
     seed: int,
 ):
-    generator = torch.Generator().manual_seed(seed)
-    x = (torch.randn(shape, generator=generator) * size).to(formats[0])
-    x.view(-1)[:3] = torch.tensor([float("inf"), float("-inf"), -0.0])[: min(3, x.numel())]
+    x = numbers(shape, size, formats[0], seed)
     maxima, want = both(block_maxima, x, block)
     assert torch.equal(bits(maxima), bits(want))
     multiplier = (grid.largest / maxima.clamp(min=1e-45)).clamp(max=2.0**126)
-    multiplier *= 1 + torch.rand(multiplier.shape, generator=generator)
+    multiplier *= 1 + torch.rand(multiplier.shape, generator=torch.Generator().manual_seed(seed))
     scales = (multiplier, 1 / multiplier)
     y, want = both(round_blocks, x, block, scales, grid, rounding, seed=seed, dtype=formats[1])
     assert y.dtype == formats[1]
@@ -64,7 +53,7 @@ def test_the_bits_are_those_of_the_pytorch_form(
 @pytest.mark.parametrize("given_dtype", NARROW)
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_every_number_of_sixteen_bits(given_dtype: torch.dtype, rounding: str):
-    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16).to(given_dtype).view(1, 1, -1)
+    x = every_number_of_sixteen_bits().to(given_dtype)
     one = torch.ones(1, 1, 1)
     for grid in GRIDS:
         y, want = both(round_blocks, x, (1, x.numel()), (one, one), grid, rounding)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rounding_cases import E4M3, GRIDS, NARROW, SIZES, bits, every_number_of_sixteen_bits, numbers
 from tandem.ops import ROUNDINGS, Grid, block_maxima, round_blocks
 from tandem.ops.quantize import hash_keys
 from tandem.ops.triton.support import without_triton
@@ -14,16 +15,7 @@ kernels = pytest.importorskip("tandem.ops.triton.quantize", reason="needs Triton
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 
-GRIDS = [
-    *(Grid(1, 1, 3.0), Grid(1, 0, 6.0), Grid(0, 0, 4.0), Grid(3, -6, 448.0), Grid(2, -14, 57344.0)),
-    *(Grid(22, -14, 2.0**16), Grid(22, -62, 2.0**64), Grid(6, 6, 127.0), Grid(22, 22, 2.0**23 - 1)),
-]
-NARROW = [torch.float32, torch.bfloat16]
 BLOCKS = [(1, 1), (1, 16), (1, 3), (1, 9000), (5, 1), (16, 16), (9000, 1), (7, 300), (128, 128)]
-
-
-def bits(x: Tensor) -> Tensor:
-    return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
 
 
 def scales_of(maxima: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -50,7 +42,7 @@ def plain(x: Tensor, block: tuple[int, int], grid: Grid, rounding: str, seed: in
     formats=st.tuples(st.sampled_from(NARROW), st.sampled_from([*NARROW, torch.float16])),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.sampled_from([1, 5, 16, 100, 300])),
     block=st.sampled_from(BLOCKS),
-    size=st.sampled_from([1e-44, 1e-38, 1e-3, 1.0, 1e30]),
+    size=st.sampled_from(SIZES),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_the_bits_are_those_of_the_pytorch_form(
@@ -65,10 +57,7 @@ def test_the_bits_are_those_of_the_pytorch_form(
 ):
     if device == "cpu":  # the interpreter takes subnormal numbers of bfloat16 for others, and rounds to it towards zero
         size, formats = max(size, 1e-38 if formats[0] == torch.float32 else 1e-3), (formats[0], torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    x = (torch.randn(shape, generator=generator) * size).to(formats[0])
-    x.view(-1)[:3] = torch.tensor([float("inf"), float("-inf"), -0.0])[: min(3, x.numel())]
-    x = x.to(device)
+    x = numbers(shape, size, formats[0], seed).to(device)
     y, want = (of(x, block, grid, rounding, seed, formats[1]) for of in (rounded, plain))
     assert y.dtype == formats[1]
     assert torch.equal(bits(y), bits(want))
@@ -78,13 +67,13 @@ def test_the_bits_are_those_of_the_pytorch_form(
 @pytest.mark.parametrize("block", [(1, 9001), (9001, 1), (1, 128), (128, 1), (128, 128)])
 def test_blocks_of_several_tiles(shape: tuple[int, int, int], block: tuple[int, int], device: str):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    y, want = (of(x, block, GRIDS[3], "nearest-even", 0, torch.float32) for of in (rounded, plain))
+    y, want = (of(x, block, E4M3, "nearest-even", 0, torch.float32) for of in (rounded, plain))
     assert torch.equal(bits(y), bits(want))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_every_number_of_sixteen_bits(rounding: str, device: str):
-    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16).view(1, 1, -1).to(device)
+    x = every_number_of_sixteen_bits().to(device)
     one, finite = torch.ones(1, 1, 1, device=device), ~x.isnan()
     for grid in GRIDS[::3]:
         form = (*grid, ROUNDINGS.index(rounding), 5, 7, torch.float32)
@@ -106,5 +95,5 @@ def test_nothing_of_nothing(device: str):
 def test_a_large_tensor_on_a_gpu(block: tuple[int, int]):
     x = torch.randn(1, 16384, 4096, device="cuda").bfloat16()
     for rounding in ROUNDINGS:
-        y, want = (of(x, block, GRIDS[3], rounding, 2**40 + 3, torch.bfloat16) for of in (rounded, plain))
+        y, want = (of(x, block, E4M3, rounding, 2**40 + 3, torch.bfloat16) for of in (rounded, plain))
         assert torch.equal(bits(y), bits(want))

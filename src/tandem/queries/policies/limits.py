@@ -26,9 +26,7 @@ class Limits:
     def __init__(self, constraints: Constraints, partition: Partition):
         self.partition = partition
         self.allowed = constraints.allowed(partition.prior)
-        first_A = np.zeros(partition.atoms + 1, dtype=np.int64)  # one more, for cells of no atom
-        first_A[partition.label[::-1]] = partition.edges[:-1][::-1]
-        self.most_A = np.where(self.allowed.contains(first_A[:-1]), partition.size, 0)
+        self.most_A = np.where(self.allowed.contains(partition.first_cells()[:-1]), partition.size, 0)
         self.smallest = constraints.smallest
         self.most = min(constraints.largest or partition.prior.cells, len(self.allowed))
         self.filling = common(self.allowed, partition.region(np.array([-1])))

@@ -34,6 +34,7 @@ class RandomHalves:
         cells = posterior.prior.cells
         if cells > MAX_LISTED:
             raise ValueError(f"n={cells} cells are too many to list half of them; use another policy")
-        allowed = np.array(list(self.constraints.allowed(posterior.prior)), dtype=np.int64)
+        ranges = self.constraints.allowed(posterior.prior).ranges
+        allowed = np.concatenate([np.arange(int(start), int(stop)) for start, stop in ranges])
         size = max(cells // 2, self.constraints.smallest)
         return [Region.of(rng.permutation(allowed)[: min(size, self.constraints.largest or cells)])]

@@ -34,8 +34,7 @@ def refined(posterior: Posterior, regions: list[Region], most: int = 5000) -> Ro
 
 def groups_by_count(rows: Rows, regions: list[Region]) -> Integers:
     """Numbers rows alike when each region holds as many objects in them, shape (R,)."""
-    first_A = np.zeros(rows.partition.atoms + 1, dtype=np.int64)  # one more, for objects that are not there
-    first_A[rows.partition.label[::-1]] = rows.partition.edges[:-1][::-1]
+    first_A = rows.partition.first_cells()
     counts = [(region.contains(first_A[rows.ids_RK]) & (rows.ids_RK >= 0)).sum(1) for region in regions]
     if not counts:
         return np.zeros(len(rows.weight_R), dtype=np.int64)
