@@ -185,7 +185,8 @@ class Session:
             ValueError: there is no such answer.
         """
         if not 1 <= question <= self.questions:
-            raise ValueError(f"question={question} has no answer; answered are 1 to {self.questions}")
+            answered = f"1 to {self.questions}" if self.questions else "none yet"
+            raise ValueError(f"question={question} has no answer; answered are {answered}")
         history = self.posterior.history
         posterior = Posterior(self.prior, self.posterior.answers)
         for region, answer in (*history[: question - 1], *history[question:]):
