@@ -2,11 +2,22 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from tandem.recipes.kernels import Case, KernelRow, Work, cases, measure, relative_error
+from tandem.recipes.kernels import (
+    Case,
+    KernelRow,
+    Work,
+    _scan,
+    cases,
+    has_peer,
+    mamba_ssm_scan,
+    measure,
+    relative_error,
+)
 
 SHAPES = [case for case in cases() if "262,144" not in case.shape]  # the others differ by their length only
 
@@ -30,12 +41,15 @@ def test_a_row_has_medians_a_ratio_and_the_share_of_the_ceiling():
         floor=0.4,
         bound="copy",
     )
-    assert row.cells() == [
-        *("conv, forward", "8 × 2", "1.2e-03"),
-        *("0.500 (0.250–0.750)", "2.000", "4.0", "80% of copy"),
-    ]
-    assert replace(row, plain=()).cells()[3:] == ["0.500 (0.250–0.750)", "–", "–", "80% of copy"]
-    assert replace(row, ours=()).cells()[3:] == ["out of memory", "2.000", "–", "–"]
+    ours, none = ["0.500 (0.250–0.750)", "80% of copy"], ["–", "–"]
+    assert row.cells() == ["conv, forward", "8 × 2", "1.2e-03", *ours, "2.000", "4.00", *none]
+    assert replace(row, plain=(), peer=(1.0, 0.25, 3.0)).cells()[3:] == [*ours, *none, "1.000", "2.00"]
+    assert replace(row, ours=()).cells()[3:] == ["out of memory", "–", "2.000", "–", *none]
+
+
+@pytest.mark.skipif(not (torch.cuda.is_available() and has_peer()), reason="needs a CUDA GPU and mamba_ssm")
+def test_mamba_ssm_is_asked_for_the_same():
+    assert relative_error(partial(_scan, 4, 64, 128, 2, [256, 256]), "cuda", partial(mamba_ssm_scan, 2)) < 1e-2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -25,7 +25,7 @@ from tandem.recipes.gpu_training import (
 )
 from tandem.recipes.granite import GRANITE
 from tandem.recipes.identification import SEARCHES, measure_searches
-from tandem.recipes.kernels import measure, measure_ceiling, require_gpu
+from tandem.recipes.kernels import has_peer, measure, measure_ceiling, require_gpu
 from tandem.recipes.lengths import measure_lengths, write_lengths
 from tandem.recipes.peers import compare_peers
 from tandem.recipes.pretrain import read_model_config
@@ -265,9 +265,19 @@ def _lengths(device: str, out: Path) -> None:
 def _kernels(device: str) -> None:
     ceiling, rows = measure(device)
     title = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
-    columns = ("op", "shape", "error", "Tandem ms (range)", "PyTorch ms", "ratio", "share of the ceiling")
+    columns = [
+        "op",
+        "shape",
+        "error",
+        "Tandem ms (range)",
+        "of the ceiling",
+        "PyTorch ms",
+        "ratio",
+        "mamba_ssm ms",
+        "ratio",
+    ]
     caption = f"a product reaches {ceiling.matmul / 1e12:.0f} TFLOP/s, a copy {ceiling.read / 1e12:.2f} TB/s"
-    table = Table(*columns, title=title, caption=caption)
+    table = Table(*(columns if has_peer() else columns[:-2]), title=title, caption=caption)
     for row in rows:
-        table.add_row(*row.cells())
-    Console().print(table)
+        table.add_row(*row.cells()[: len(table.columns)])
+    Console(width=200).print(table)

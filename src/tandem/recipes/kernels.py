@@ -10,6 +10,7 @@ Shapes: T tokens, S documents, D width, H heads, G groups, P head width, N state
 V vocabulary.
 """
 
+import importlib.util
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -36,6 +37,7 @@ from tandem.recipes.benchmark import Ceiling
 
 _RUNS = 20
 _ROTATED = 1 << 28  # bytes of inputs that are used in turn: several times the cache of a GPU
+_ALIKE = 2e-2  # relative distance of two forms in bfloat16
 _PATIENCE = 2000.0  # milliseconds after which PyTorch's form is not run again
 
 
@@ -60,6 +62,7 @@ class Case(NamedTuple):
 
     Attributes:
         kernel: whether it has a form of ours and another of PyTorch.
+        peer: another library's form, of the same inputs as the op at this shape.
     """
 
     op: str
@@ -67,6 +70,7 @@ class Case(NamedTuple):
     make: Make
     small: Make
     kernel: bool = True
+    peer: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,7 @@ class KernelRow:
         plain: of PyTorch's form; empty where that is the same, or did not fit.
         floor: the least time that the ceiling allows.
         bound: whether that is because of products or of copies.
+        peer: of another library's form; empty where there is none, or where it did not fit.
     """
 
     op: str
@@ -88,21 +93,23 @@ class KernelRow:
     plain: tuple[float, ...]
     floor: float
     bound: str
+    peer: tuple[float, ...] = ()
 
     def cells(self) -> list[str]:
-        """Op, shape, error, our time with its range, PyTorch's, the ratio, and the share of the ceiling."""
+        """Op, shape, error, our time with its range, share of the ceiling, PyTorch's time and ratio, the peer's likewise."""
         about = [self.op, self.shape, f"{self.error:.1e}"]
-        plain = statistics.median(self.plain) if self.plain else None
+        others = [cell for times in (self.plain, self.peer) for cell in self._beside(times)]
         if not self.ours:
-            return [*about, "out of memory", "–" if plain is None else f"{plain:.3f}", "–", "–"]
+            return [*about, "out of memory", "–", *others]
         median = statistics.median(self.ours)
-        return [
-            *about,
-            f"{median:.3f} ({min(self.ours):.3f}–{max(self.ours):.3f})",
-            "–" if plain is None else f"{plain:.3f}",
-            "–" if plain is None else f"{plain / median:.1f}",
-            f"{self.floor / median:.0%} of {self.bound}",
-        ]
+        time = f"{median:.3f} ({min(self.ours):.3f}–{max(self.ours):.3f})"
+        return [*about, time, f"{self.floor / median:.0%} of {self.bound}", *others]
+
+    def _beside(self, times: tuple[float, ...]) -> tuple[str, str]:
+        if not times:
+            return "–", "–"
+        theirs = statistics.median(times)
+        return f"{theirs:.3f}", f"{theirs / statistics.median(self.ours):.2f}" if self.ours else "–"
 
 
 def measure(device: str = "cuda") -> tuple[Ceiling, Iterator[KernelRow]]:
@@ -149,15 +156,44 @@ def cases() -> list[Case]:
             partial(_attention, [200, 200], 4, 2, 64),
             kernel=False,
         ),
-        Case("scan", "8 × 4,096, 64 heads × 64, N 128, G 8", partial(scan, [4096] * 8), small_scan),
-        Case("scan", "1 × 262,144, 64 heads × 64, N 128, G 8", partial(scan, [262_144]), small_scan),
+        Case(
+            "scan",
+            "8 × 4,096, 64 heads × 64, N 128, G 8",
+            partial(scan, [4096] * 8),
+            small_scan,
+            peer=partial(mamba_ssm_scan, 8),
+        ),
+        Case(
+            "scan",
+            "1 × 262,144, 64 heads × 64, N 128, G 8",
+            partial(scan, [262_144]),
+            small_scan,
+            peer=partial(mamba_ssm_scan, 1),
+        ),
         Case("memory converter", "8 × 4,096, 64 heads × 64, N 128, G 8", partial(memory, [4096] * 8), small_memory),
         Case("memory converter", "1 × 262,144, 64 heads × 64, N 128, G 8", partial(memory, [262_144]), small_memory),
     ]
 
 
-def relative_error(make: Make, device: str) -> float:
+def has_peer() -> bool:
+    """Whether mamba_ssm can be imported."""
+    return importlib.util.find_spec("mamba_ssm") is not None
+
+
+def mamba_ssm_scan(documents: int, *leaves: Tensor) -> Tensor:
+    """mamba_ssm's scan of so many documents of one length, in chunks of 256 tokens as its `Mamba2` has them."""
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    x, dt, A, B, C, D = leaves
+    x, dt, B, C = (t.unflatten(0, (documents, -1)) for t in (x, dt, B, C))
+    return mamba_chunk_scan_combined(x, dt, A, B, C, 256, D).flatten(0, 1)
+
+
+def relative_error(make: Make, device: str, form: Callable[..., Tensor] | None = None) -> float:
     """Largest relative distance of the result and the gradients from those of the same op in float64.
+
+    Args:
+        form: what is compared with the op in float64; the op itself when None.
 
     Returns:
         NaN where a result has one.
@@ -165,9 +201,9 @@ def relative_error(make: Make, device: str) -> float:
     torch.manual_seed(0)
     run, leaves, _ = make(device)
     outcomes = []
-    for given in (leaves, [leaf.double() for leaf in leaves]):
+    for call, given in ((form or run, leaves), (run, [leaf.double() for leaf in leaves])):
         given = [leaf.detach().requires_grad_() for leaf in given]
-        y = run(*given)
+        y = call(*given)
         outcomes.append([y.detach(), *torch.autograd.grad(y.double().sin().sum(), given)])
     errors = [(have.double() - want).norm() / want.norm() for have, want in zip(*outcomes, strict=True)]
     return float(torch.stack(errors).max())
@@ -180,8 +216,11 @@ def _rows(case: Case, ceiling: Ceiling) -> Iterator[KernelRow]:
     sets = [work.leaves] + [case.make("cuda").leaves for _ in range(min(7, 2 * _ROTATED // given))]
     for leaf in (leaf for leaves in sets for leaf in leaves):
         leaf.requires_grad_()
+    peer = case.peer if has_peer() else None
     with torch.no_grad():
         y = work.run(*work.leaves)
+        if peer:
+            _require_alike(y, peer(*work.leaves), case)
     result, pull = y.numel() * y.element_size(), torch.randn_like(y)
     del y
     for backward in (False, True):
@@ -199,6 +238,15 @@ def _rows(case: Case, ceiling: Ceiling) -> Iterator[KernelRow]:
             plain=_plain(call, sets) if case.kernel else (),
             floor=times[bound],
             bound=bound,
+            peer=_where_it_fits(partial(_call, peer, pull if backward else None), sets) if peer else (),
+        )
+
+
+def _require_alike(ours: Tensor, theirs: Tensor, case: Case) -> None:
+    distance = float((ours.float() - theirs.float()).norm() / ours.float().norm())
+    if not distance < _ALIKE:
+        raise ValueError(
+            f"{case.op}, {case.shape}: the peer's result is {distance:.1e} from ours, so its time says nothing"
         )
 
 

@@ -71,7 +71,6 @@ def test_long_documents_are_walked_in_segments_and_groups_in_blocks(
     monkeypatch: pytest.MonkeyPatch, device: str, programs: int, starts: bool
 ):
     monkeypatch.setattr(walks, "_SHORTEST", 32)
-    monkeypatch.setattr(kernels, "_SHORTEST", 32)
     monkeypatch.setattr(walks, "_WALKS", 10**6)
     monkeypatch.setattr(walks, "_GRADIENTS", programs)
     monkeypatch.setattr(kernels, "_CHUNKS", 2)  # so that the sums along a document take several blocks
@@ -103,7 +102,7 @@ def test_the_op_takes_the_kernels(device: str):
     layout = SequenceLayout.from_lengths([33, 4], device=device)
     assert torch.equal(convert_memory(*values, layout), ours(*values, layout))
     (problem,) = vars(layout)["held"]  # the tables live as long as the layout
-    assert problem is kernels._problem_of(values[1], values[0], layout.lengths)
+    assert problem is kernels.problem_of(values[1], values[0], layout.lengths)
 
 
 def test_what_the_kernels_do_not_take():

@@ -26,6 +26,12 @@ def test_segments_are_whole_chunks_of_near_equal_length():
     assert tables.segment_ends(1000, 64, 300) == [384, 768, 1000]
 
 
+def test_a_document_that_is_cut_is_cut_into_short_walks():
+    assert len(tables.segment_ends(262_144, 64, 65_536)) == 16
+    assert tables.segment_ends(24_576, 64, 16_384) == [*range(4096, 24_577, 4096)]
+    assert tables.segment_ends(24_512, 64, 16_384) == [24_512]
+
+
 @pytest.mark.parametrize("lengths", [(10, 1, 4), (15, 0, 0), (5, 5, 5)])
 def test_fixed_tables_have_one_size_and_end_with_what_is_empty(lengths: tuple[int, ...]):
     sizes = tables.fixed_sizes(15, 3, 4, 4)

@@ -28,12 +28,8 @@ from tandem.ops.triton.scan import scan_is_supported
 from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel
 from tandem.ops.triton.scan_kernels import load_rows, log_difference, store_rows
 from tandem.ops.triton.support import ceil_div, opaque
-from tandem.ops.triton.walks import HEADS, Problem, Walk, blocks_of, hold, in_rows, launch, problem_of, segment_tokens
+from tandem.ops.triton.walks import HEADS, Problem, Walk, blocks_of, hold, in_rows, launch, problem_of
 
-_FINER = (
-    4  # times as many segments as the scan has: all but the last of a document are walked at once, then the last ones
-)
-_SHORTEST = 4096  # tokens of a segment; shorter ones are not worth passing their states on
 _CHUNKS = 64  # of a block in the sums along a document
 
 
@@ -61,7 +57,7 @@ def convert(
         state_SHPN, float32.
     """
     if not torch.compiler.is_compiling():
-        hold(layout, _problem_of(V_THP, K_TGN, layout.lengths))
+        hold(layout, problem_of(V_THP, K_TGN, layout.lengths))
     state = None if state_SHPN is None else state_SHPN.float()
     return _Convert.apply(V_THP, K_TGN, dt_TH.float(), A_H.float(), state, layout.lengths)
 
@@ -87,7 +83,7 @@ def _forward_shapes(V, K, dt, A, state, lengths):
 @opaque(_forward_shapes)
 def memory_forward(V: Tensor, K: Tensor, dt: Tensor, A: Tensor, state: Tensor | None, lengths: Sequence[int]) -> Tensor:
     """The state at each document's end, (S, H, P, N)."""
-    problem = _problem_of(V, K, lengths)
+    problem = problem_of(V, K, lengths)
     decay, end = problem.decays(dt, A), problem.states(problem.S)
     entering_KHPN = problem.segment_states(V, K, decay, state, reverse=False)
     problem.walk(V, K, decay, Walk(entering_KHPN, None, end), reverse=False)
@@ -103,7 +99,7 @@ def memory_backward(
     d_end: Tensor, V: Tensor, K: Tensor, dt: Tensor, A: Tensor, state: Tensor | None, lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of V, K, dt, A and of the state before."""
-    problem = _problem_of(V, K, lengths)
+    problem = problem_of(V, K, lengths)
     decay = problem.decays(dt, A)
     ends_HC = decay.view(-1, problem.H, problem.C, problem.Q)[..., -1]
     low_HC = ends_HC[3] if problem.is_precise else None
@@ -116,10 +112,6 @@ def memory_backward(
     given = (None, written, before_CH, decay, A, problem.tables.chunks_C3, d_dt, dA_CH, None)
     launch(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, HEADS)
     return dV, dK, d_dt, dA_CH.sum(0), d_state
-
-
-def _problem_of(V: Tensor, K: Tensor, lengths: Sequence[int]) -> Problem:
-    return problem_of(V, K, lengths, longest=max(_SHORTEST, segment_tokens(lengths, *V.shape[1:]) // _FINER))
 
 
 def _sums(

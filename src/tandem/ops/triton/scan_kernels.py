@@ -19,6 +19,8 @@ from tandem.ops.triton import tables
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _TINY = tl.constexpr(2.0**-126)  # a step of 0 counts as this: its logarithm is finite
+_FORGOTTEN = tl.constexpr(-150.0)  # a log-decay, base 2, whose power of two is 0 in float32
+_LOOK_BACK = tl.constexpr(32)  # chunks whose decays are added at once
 _FIRST, _LAST = tl.constexpr(tables.FIRST), tl.constexpr(tables.LAST)
 
 
@@ -113,6 +115,25 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
 
 @no_type_check
 @triton.jit
+def forgotten_chunks(decay, count, Q: tl.constexpr, REVERSE: tl.constexpr):
+    """How many of a segment's `count` chunks, first of those walked, lie behind a decay that is 0 in float32.
+
+    Nothing of them is left at the walk's end: of a long segment most heads remember a short piece.
+    """
+    reached, remembered, done = 0.0, 0, 0
+    while (done < count) & (reached > _FORGOTTEN):
+        back_B = done + tl.arange(0, _LOOK_BACK)
+        chunk_B = back_B if REVERSE else count - 1 - back_B
+        log_B = tl.load(decay + chunk_B * Q + Q - 1, mask=back_B < count, other=0.0)
+        behind_B = reached + tl.cumsum(log_B, 0) - log_B
+        remembered += tl.sum(((behind_B > _FORGOTTEN) & (back_B < count)).to(tl.int32), 0)
+        reached += tl.sum(log_B, 0)
+        done += _LOOK_BACK
+    return count - remembered
+
+
+@no_type_check
+@triton.jit
 def states_kernel(
     value, key, decay, segments, start, chunk_states, end, segment_decay, entering, carried,
     CHUNKS, H, R, value_token, value_head, key_token, key_group,
@@ -124,7 +145,7 @@ def states_kernel(
     LOCAL: from zero, to the state and the decay of the whole segment, where another segment follows. Otherwise from
     `start` (a state a segment), to the states that enter the chunks, and, at the document's end, to `end`; and, in REVERSE,
     from the states `entering` the chunks to the gradients of the chunks' log-decays through them, `carried` (blocks, C, H).
-    Without `chunk_states` only the segments at the documents' ends are walked.
+    Without `chunk_states` only the segments at the documents' ends are walked, and of any segment only what reaches its end.
     """
     segment, head = tl.program_id(0) // H, tl.program_id(0) % H
     segments += segment * 5
@@ -144,8 +165,11 @@ def states_kernel(
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
 
     state_NP = first_state(start, segment * H + head, column_P, P, N, BLOCK_P, BLOCK_N)
-    total = 0.0
-    for step in range(count):
+    total, forgotten = 0.0, 0
+    if chunk_states is None:
+        forgotten = forgotten_chunks(decay, count, Q, REVERSE)
+        state_NP = tl.where(forgotten == 0, state_NP, 0.0)
+    for step in range(forgotten, count):
         c = count - 1 - step if REVERSE else step
         valid_Q = i_Q < length - c * Q
         end_log = tl.load(decay + c * Q + Q - 1)

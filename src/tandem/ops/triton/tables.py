@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_SHORT = 4096  # tokens; no part of a document is shorter only for the sake of a short walk
 FIRST, LAST = 1, 2  # flags of a segment: its document begins, or ends, with it
 
 
@@ -52,7 +53,7 @@ def fixed_tables(lengths: tuple[int, ...], chunk: int, longest: int) -> Tensor:
 
 def fixed_sizes(tokens: int, documents: int, chunk: int, longest: int) -> tuple[int, int, int]:
     """Segments, chunks and documents that `fixed_tables` has rows for: the most that any lengths make."""
-    return documents + tokens // longest, documents + tokens // chunk, documents
+    return documents + tokens // _piece(longest), documents + tokens // chunk, documents
 
 
 def fixed_views(flat: Tensor, sizes: tuple[int, int, int]) -> ScanTables:
@@ -85,12 +86,21 @@ def _tables(lengths: tuple[int, ...], chunk: int, longest: int) -> tuple[Tensor,
 
 
 def segment_ends(length: int, chunk: int, longest: int) -> list[int]:
-    """Where the segments of one document end: near-equal runs of whole chunks, at most about 1.5 `longest` tokens each."""
+    """Where the segments of one document end: one of up to 1.5 `longest` tokens is whole, others near-equal runs of chunks."""
     if length == 0:
         return []
-    pieces = max(1, round(length / longest))
+    pieces = 1 if length < 1.5 * longest else max(2, round(length / _piece(longest)))
     step = -(-length // (pieces * chunk)) * chunk
     return [min(end, length) for end in range(step, length + step, step)]
+
+
+def _piece(longest: int) -> int:
+    """About how many tokens a part of a document that is cut has.
+
+    A quarter of `longest`: what a part leaves behind is found by walking those of its chunks that still count at its end,
+    all of them for the few heads that forget slowly, and such walks are to be short.
+    """
+    return max(longest // 4, min(longest, _SHORT))
 
 
 def segment_count(lengths: Sequence[int], chunk: int, longest: int) -> int:

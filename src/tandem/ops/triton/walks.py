@@ -130,15 +130,13 @@ def problem_of(
     key: Tensor,
     lengths: Sequence[int],
     fixed: Tensor | None = None,
-    longest: int | None = None,
 ) -> Problem:
     """The problem of values (T, H, P) and keys (T, G, N).
 
     Args:
         fixed: the tables of a `FixedLayout`; else they are made from the lengths.
-        longest: about how many tokens a segment has; as many as a scan takes when None.
     """
-    longest, Q = longest or segment_tokens(lengths, *value.shape[1:]), chunk_tokens(value.dtype)
+    longest, Q = segment_tokens(lengths, *value.shape[1:]), chunk_tokens(value.dtype)
     if fixed is None:
         return _problem(value.shape, key.shape, value.dtype, value.device, tuple(lengths), longest)
     (T, H, P), (_, G, N), S = value.shape, key.shape, len(lengths)
@@ -189,7 +187,7 @@ def _parts(P: int) -> int:
 
 
 def segment_tokens(lengths: Sequence[int], H: int, P: int) -> int:
-    """Tokens of a segment, so that walks fill the processors."""
+    """Tokens of a document that is worth cutting, for walks to fill the processors."""
     return max(_SHORTEST, sum(lengths) * H * _parts(P) // _WALKS)
 
 
