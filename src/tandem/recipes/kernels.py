@@ -182,11 +182,10 @@ def has_peer() -> bool:
 
 def mamba_ssm_scan(documents: int, *leaves: Tensor) -> Tensor:
     """mamba_ssm's scan of so many documents of one length, in chunks of 256 tokens as its `Mamba2` has them."""
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
+    form: Any = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
     x, dt, A, B, C, D = leaves
     x, dt, B, C = (t.unflatten(0, (documents, -1)) for t in (x, dt, B, C))
-    return mamba_chunk_scan_combined(x, dt, A, B, C, 256, D).flatten(0, 1)
+    return form.mamba_chunk_scan_combined(x, dt, A, B, C, 256, D).flatten(0, 1)
 
 
 def relative_error(make: Make, device: str, form: Callable[..., Tensor] | None = None) -> float:
