@@ -211,12 +211,20 @@ def passing_kernel(states, segment_decay, start, documents, H, PN, REVERSE: tl.c
         state = tl.zeros((BLOCK,), tl.float32)
     else:
         state = tl.load(start + (document * H + head).to(tl.int64) * PN + place, mask=mask, other=0.0)
+    slot, ahead = (behind - 1 if REVERSE else first) * H + head, -H if REVERSE else H
+    pointer = states + slot.to(tl.int64) * PN + place
+    added = tl.load(pointer, mask=mask & (first < behind), other=0.0)
+    decay = tl.load(segment_decay + slot, mask=first < behind, other=0.0)
     for step in range(behind - first):
-        slot = (behind - 1 - step if REVERSE else first + step) * H + head
-        pointer = states + slot.to(tl.int64) * PN + place
-        added = tl.load(pointer, mask=mask, other=0.0)
+        # The next loads are under way before this step's store.
+        follows = step + 1 < behind - first
+        next_added = tl.load(pointer + ahead * PN, mask=mask & follows, other=0.0)
+        slot += ahead
+        next_decay = tl.load(segment_decay + slot, mask=follows, other=0.0)
         tl.store(pointer, state, mask=mask)
-        state = state * tl.load(segment_decay + slot) + added
+        state = state * decay + added
+        added, decay = next_added, next_decay
+        pointer += ahead * PN
 
 
 @no_type_check

@@ -110,7 +110,7 @@ class Problem:
             return start
         states, decay_KH = self.states(self.K), decay.new_empty(self.K, self.H)
         self.walk(value, key, decay, Walk(None, None, states, decay_KH), reverse=reverse)
-        PN, block = self.P * self.N, 1024
+        PN, block = self.P * self.N, 256  # small: a program waits for memory at each segment
         grid = (self.S * self.H, ceil_div(PN, block))
         launch(passing_kernel, grid, states, decay_KH, start, self.tables.documents_S2, self.H, PN, reverse, block)
         return states
