@@ -76,7 +76,7 @@ def _both(x_RC: Tensor, operand: Operand) -> tuple[Codes, Codes]:
     form = (_CODES[str(operand.format)], square, *grid, ROUNDINGS.index(operand.rounding))
     codes, scales, turned, turned_scales = codes_both_ways(x_RC, *form)
     if square:
-        return (codes, _padded(scales, 1, 4).t()), (turned, _padded(scales.t(), 1, 4).t())
+        return (codes, _padded(scales, 1, 4).t()), (turned, _padded(scales.t().contiguous(), 1, 4).t())
     return (codes, scales.t()), (turned, turned_scales.t())
 
 

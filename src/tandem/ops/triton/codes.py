@@ -15,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from tandem.ops.triton.quantize import to_grid
-from tandem.ops.triton.support import ceil_div, opaque
+from tandem.ops.triton.support import ceil_div, interpreted, opaque
 
 _SIDE = 128
+_WARPS = 16
 
 
 def _room(x_RC: Tensor, dtype: torch.dtype, square: bool, *grid: float | int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,7 +58,8 @@ def codes_both_ways(
     sizes = (*x_RC.shape, len(codes), len(turned))
     form = {"MANTISSA": mantissa_bits, "LEAST": least_exponent, "LARGEST": largest, "ROUNDING": rounding}
     given = (x_RC.contiguous(), codes, scales, turned, turned_scales)
-    options = {"SQUARE": square, "SIDE": _SIDE, "num_warps": 8}
+    # A GPU's conversion rounds ties to even and saturates, as the grid has it; the interpreter's does neither.
+    options = {"SQUARE": square, "SIDE": _SIDE, "CONVERTS": rounding == 1 and not interpreted(), "num_warps": _WARPS}
     kernel: Any = _codes
     kernel[tiles](*given, *sizes, **form, **options)
     return made
@@ -79,9 +81,14 @@ def _scale(greatest, LARGEST: tl.constexpr):
 
 @no_type_check
 @triton.jit
-def _code(x, scale, TO: tl.constexpr, MANTISSA: tl.constexpr, LEAST: tl.constexpr, LARGEST: tl.constexpr, ROUNDING):
+def _code(
+    x, scale, TO: tl.constexpr, MANTISSA: tl.constexpr, LEAST: tl.constexpr, LARGEST: tl.constexpr,
+    ROUNDING: tl.constexpr, CONVERTS: tl.constexpr,
+):  # fmt: skip
     finite = (x.to(tl.int32, bitcast=True) & 0x7F800000) != 0x7F800000
-    code = to_grid(x * scale, 0, 0, 0, MANTISSA, LEAST, LARGEST, ROUNDING)
+    code = x * scale
+    if not CONVERTS:
+        code = to_grid(code, 0, 0, 0, MANTISSA, LEAST, LARGEST, ROUNDING)
     return tl.where(finite, code, float("nan")).to(TO)
 
 
@@ -90,7 +97,7 @@ def _code(x, scale, TO: tl.constexpr, MANTISSA: tl.constexpr, LEAST: tl.constexp
 def _codes(
     x, codes, scales, turned, turned_scales, R, C, codes_R, turned_C,
     MANTISSA: tl.constexpr, LEAST: tl.constexpr, LARGEST: tl.constexpr, ROUNDING: tl.constexpr,
-    SQUARE: tl.constexpr, SIDE: tl.constexpr,
+    SQUARE: tl.constexpr, SIDE: tl.constexpr, CONVERTS: tl.constexpr,
 ):  # fmt: skip
     y, column_x = tl.program_id(0), tl.program_id(1)
     row_S, column_S = y * SIDE + tl.arange(0, SIDE), column_x * SIDE + tl.arange(0, SIDE)
@@ -104,15 +111,15 @@ def _codes(
     greatest_S = tl.max(size_SS, 1)
     if SQUARE:
         scale, step = _scale(tl.max(greatest_S, 0), LARGEST)
-        code_SS = _code(x_SS, scale, to, MANTISSA, LEAST, LARGEST, ROUNDING)
+        code_SS = _code(x_SS, scale, to, MANTISSA, LEAST, LARGEST, ROUNDING, CONVERTS)
         tl.store(scales + y * tl.num_programs(1) + column_x, step)
         turned_SS = code_SS
     else:
         scale_S, step_S = _scale(greatest_S, LARGEST)
-        code_SS = _code(x_SS, scale_S[:, None], to, MANTISSA, LEAST, LARGEST, ROUNDING)
+        code_SS = _code(x_SS, scale_S[:, None], to, MANTISSA, LEAST, LARGEST, ROUNDING, CONVERTS)
         tl.store(scales + column_x * codes_R + row_S, step_S, mask=row_S < codes_R)
         scale_S, step_S = _scale(tl.max(size_SS, 0), LARGEST)
-        turned_SS = _code(x_SS, scale_S[None, :], to, MANTISSA, LEAST, LARGEST, ROUNDING)
+        turned_SS = _code(x_SS, scale_S[None, :], to, MANTISSA, LEAST, LARGEST, ROUNDING, CONVERTS)
         tl.store(turned_scales + y * turned_C + column_S, step_S, mask=column_S < turned_C)
     tl.store(at, code_SS, mask=(row_S < codes_R)[:, None])
     tl.store(turned_at, turned_SS, mask=(column_S < turned_C)[None, :])
