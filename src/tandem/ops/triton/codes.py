@@ -18,7 +18,7 @@ from tandem.ops.triton.quantize import to_grid
 from tandem.ops.triton.support import ceil_div, interpreted, opaque
 
 _SIDE = 128
-_WARPS = 16
+_WARPS = 8
 
 
 def _room(x_RC: Tensor, dtype: torch.dtype, square: bool, *grid: float | int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -58,7 +58,7 @@ def codes_both_ways(
     sizes = (*x_RC.shape, len(codes), len(turned))
     form = {"MANTISSA": mantissa_bits, "LEAST": least_exponent, "LARGEST": largest, "ROUNDING": rounding}
     given = (x_RC.contiguous(), codes, scales, turned, turned_scales)
-    # A GPU's conversion rounds ties to even and saturates, as the grid has it; the interpreter's does neither.
+    # A GPU's conversion rounds ties to even; the interpreter's does not.
     options = {"SQUARE": square, "SIDE": _SIDE, "CONVERTS": rounding == 1 and not interpreted(), "num_warps": _WARPS}
     kernel: Any = _codes
     kernel[tiles](*given, *sizes, **form, **options)
@@ -86,7 +86,7 @@ def _code(
     ROUNDING: tl.constexpr, CONVERTS: tl.constexpr,
 ):  # fmt: skip
     finite = (x.to(tl.int32, bitcast=True) & 0x7F800000) != 0x7F800000
-    code = x * scale
+    code = tl.minimum(tl.maximum(x * scale, -LARGEST), LARGEST)
     if not CONVERTS:
         code = to_grid(code, 0, 0, 0, MANTISSA, LEAST, LARGEST, ROUNDING)
     return tl.where(finite, code, float("nan")).to(TO)
