@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from tandem.precision import Operand, QuantizedLinear, fp8_deepseek, quantize
-from tandem.precision.native import codes_of, multiplies, product, turned_codes
+from tandem.precision.native import multiplies, product
 from tandem.precision.quantizing import to_codes
-from tandem.precision.recipe import TARGETS
 
 NARROW = Operand(format="ocp:e4m3fn", block=128, rounding="nearest-even")
 SQUARE = Operand(format="ocp:e4m3fn", block=(128, 128), rounding="nearest-even")
@@ -68,34 +67,15 @@ def test_products_beside_the_emulation(
     M, N, K = sizes
     left, right = torch.randn(M, K, device="cuda").bfloat16(), torch.randn(N, K, device="cuda").bfloat16()
     exact = a.round(left, -1, torch.float32).double() @ b.round(right, -1, torch.float32).double().t()
-    got = product(codes_of(left, a)[0], codes_of(right, b)[0], (a, b), (M, N))
-    assert off(got, exact) < 4e-3  # 2e-3 is bfloat16's own rounding of the result
-
-
-@pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
-@pytest.mark.parametrize("operand", [NARROW, SQUARE, replace(GRADIENT, block=128)], ids=str)
-@pytest.mark.parametrize("shape", [(256, 384), (100, 40), (1, 300), (272, 320)])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_codes_of_one_pass_are_those_of_two(operand: Operand, shape: tuple[int, int], dtype: torch.dtype):
-    x = torch.randn(shape, device="cuda").to(dtype)
-    both = codes_of(x, operand, operand)
-    for got, want in zip(both, (codes_of(x, operand)[0], turned_codes(x, operand)), strict=True):
-        assert got is not None
-        assert torch.equal(got[0].view(torch.uint8), want[0].view(torch.uint8))
-        assert torch.equal(got[1], want[1])
-        strides = zip(got[1].shape, got[1].stride(), want[1].stride(), strict=True)
-        assert all(ours == theirs for size, ours, theirs in strides if size > 1)
+    assert off(product(left, right, a, b), exact) < 4e-3  # 2e-3 is bfloat16's own rounding of the result
 
 
 @pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
 @pytest.mark.parametrize("rows", [(4, 96), (300,)])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("targets", [TARGETS, ["P1", "P2", "P3", "P4"], ["P5", "P6"]], ids=" ".join)
-def test_a_layer_is_no_further_from_its_definition_than_the_emulation(
-    rows: tuple[int, ...], bias: bool, targets: list[str]
-):
+def test_a_layer_is_no_further_from_its_definition_than_the_emulation(rows: tuple[int, ...], bias: bool):
     torch.manual_seed(0)
-    layer = QuantizedLinear(320, 272, bias, recipe=fp8_deepseek().only(targets)).to("cuda")
+    layer = QuantizedLinear(320, 272, bias, recipe=fp8_deepseek()).to("cuda")
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     x, dy = torch.randn(*rows, 320, device="cuda"), torch.randn(*rows, 272, device="cuda")
@@ -103,9 +83,8 @@ def test_a_layer_is_no_further_from_its_definition_than_the_emulation(
     exact = step(layer, x.float(), dy.float())
     emulated = step(layer, x, dy)
     layer.recipe = replace(layer.recipe, native=True)
-    results = zip(step(layer, x, dy), emulated, exact, ("P1", "P3", "P5"), strict=True)
-    for got, was, want, target in results:
-        assert torch.equal(got, was) != (target in targets)
+    for got, was, want in zip(step(layer, x, dy), emulated, exact, strict=True):
+        assert not torch.equal(got, was)
         assert off(got, want.double()) < max(1.1 * off(was, want.double()), 4e-3)
 
 

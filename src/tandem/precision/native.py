@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem.ops import ROUNDINGS
-from tandem.ops.triton.support import triton_for
-from tandem.precision.formats import element_format
 from tandem.precision.quantizing import to_codes
 from tandem.precision.recipe import Operand
 
@@ -40,61 +37,27 @@ def multiplies(a: Operand | None, b: Operand | None, device: torch.device) -> bo
     return capability == (9, 0) and blocks <= {_BLOCK, _SQUARE} and blocks != {_SQUARE}
 
 
-Codes = tuple[Tensor, Tensor]
-"""A matrix as a product reads it: 8-bit floats with zeros up to the sizes that it takes, and the scales of their blocks."""
-
-
-def product(a: Codes, b: Codes, operands: tuple[Operand, Operand], shape: tuple[int, int]) -> Tensor:
-    """Q(a) Q(b)ᵀ in bfloat16, of this shape, for codes of operands that `multiplies`."""
-    (a_codes, a_scales), (b_codes, b_scales) = a, b
-    a_way, b_way = (_way(operand) for operand in operands)
+def product(a_MK: Tensor, b_NK: Tensor, a: Operand, b: Operand) -> Tensor:
+    """Q(a) Q(b)ᵀ in bfloat16, for operands that `multiplies`."""
+    a_codes, a_scales, a_way = _side(a_MK, a)
+    b_codes, b_scales, b_way = _side(b_NK, b)
     if b_way == F.ScalingType.RowWise:
         b_scales = b_scales.t()
     y_MN = F.scaled_mm(a_codes, b_codes.t(), a_scales, a_way, b_scales, b_way, output_dtype=torch.bfloat16)
-    return y_MN[: shape[0], : shape[1]]
+    return y_MN[: len(a_MK), : len(b_NK)]
 
 
-def codes_of(x_RC: Tensor, along: Operand, across: Operand | None = None) -> tuple[Codes, Codes | None]:
-    """Codes of x with blocks along its rows, and, with `across`, of xᵀ with blocks along the columns of x.
-
-    Both are made in one pass where there is a kernel for that: it has no order for stochastic noise.
-    """
-    if along == across and along.rounding != "stochastic" and along.block != "channel" and triton_for(x_RC):
-        return _both(x_RC, along)
-    return _codes(x_RC, along), None if across is None else turned_codes(x_RC, across)
-
-
-def turned_codes(x_RC: Tensor, across: Operand) -> Codes:
-    """Codes of xᵀ with blocks along the columns of x."""
-    return _codes(x_RC.t().contiguous(), across)
-
-
-def _both(x_RC: Tensor, operand: Operand) -> tuple[Codes, Codes]:
-    from tandem.ops.triton.codes import codes_both_ways
-
-    square, grid = operand.block == _SQUARE, element_format(operand.format).rounding
-    form = (_CODES[str(operand.format)], square, *grid, ROUNDINGS.index(operand.rounding))
-    codes, scales, turned, turned_scales = codes_both_ways(x_RC, *form)
-    if square:
-        return (codes, _padded(scales, 1, 4).t()), (turned, _padded(scales.t().contiguous(), 1, 4).t())
-    return (codes, scales.t()), (turned, turned_scales.t())
-
-
-def _codes(x: Tensor, operand: Operand) -> Codes:
+def _side(x: Tensor, operand: Operand) -> tuple[Tensor, Tensor, F.ScalingType]:
+    """Codes, the scales of their blocks as the product reads them, and how it calls such scales."""
     square = operand.block == _SQUARE
     x = _padded(x, _BLOCK if square else _WHOLE, _WHOLE if operand.block == "channel" else _BLOCK)
     codes, scales_YX = to_codes(x, operand.format, block=operand.block, rounding=operand.rounding)
     codes = codes.to(_CODES[str(operand.format)])  # exact; infinities become NaN, and a training that diverges shows
     if operand.block == "channel":
-        return codes, scales_YX
-    return codes, _padded(scales_YX, 1, 4).t() if square else scales_YX.t().contiguous().t()
-
-
-def _way(operand: Operand) -> F.ScalingType:
-    """What the product calls the operand's scales."""
-    if operand.block == "channel":
-        return F.ScalingType.RowWise
-    return F.ScalingType.BlockWise128x128 if operand.block == _SQUARE else F.ScalingType.BlockWise1x128
+        return codes, scales_YX, F.ScalingType.RowWise
+    if square:
+        return codes, _padded(scales_YX, 1, 4).t(), F.ScalingType.BlockWise128x128
+    return codes, scales_YX.t().contiguous().t(), F.ScalingType.BlockWise1x128
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:

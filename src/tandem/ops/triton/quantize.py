@@ -126,10 +126,10 @@ def _power_of_two(exponent):
 
 @no_type_check
 @triton.jit
-def to_grid(  # noqa: ANN201
+def _to_grid(
     x, place, first_key, second_key, MANTISSA: tl.constexpr, LEAST: tl.constexpr, LARGEST: tl.constexpr, ROUNDING
 ):
-    """`round_to_grid` of finite numbers; `place` and the keys make the noise of stochastic rounding."""
+    """`round_to_grid` of finite numbers."""
     bits = x.to(tl.int32, bitcast=True)
     size = tl.minimum((bits & 0x7FFFFFFF).to(tl.float32, bitcast=True), LARGEST)
     exponent = tl.maximum((size.to(tl.int32, bitcast=True) >> 23) - 127, LEAST)
@@ -175,7 +175,7 @@ def _round(
     multiplier = tl.load(multipliers + block, mask=is_block, other=1.0)[:, None, :, None]
     step = tl.load(steps + block, mask=is_block, other=1.0)[:, None, :, None]
     given = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    rounded = to_grid(given * multiplier, at, first_key, second_key, MANTISSA, LEAST, LARGEST, ROUNDING)
+    rounded = _to_grid(given * multiplier, at, first_key, second_key, MANTISSA, LEAST, LARGEST, ROUNDING)
     most = 3.4028234663852886e38
     value = tl.minimum(tl.maximum(rounded * step, -most), most)
     infinite = (given.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
