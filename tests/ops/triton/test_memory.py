@@ -79,6 +79,18 @@ def test_long_documents_are_walked_in_segments_and_groups_in_blocks(
     assert_near(outcome(ours, values, lengths), outcome(convert_memory_direct, values, lengths, torch.float64), 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_only_what_a_head_remembers_is_read(device: str):
+    values = inputs(lengths := [1100, 40], (4, 4, 2, 4), device)
+    values[2][:] = 0.5
+    values[3][:] = -torch.tensor([0.0, 1e-3, 0.25, 500.0])  # the third forgets in 832 tokens, the last in one
+    got = outcome(ours, values, lengths)
+    assert_near(got, outcome(convert_memory_direct, values, lengths, torch.float64), 1e-5)
+    values[1][0] = torch.inf  # which a walk that reads it carries as NaN from token to token
+    end_SHPN = ours(*values, SequenceLayout.from_lengths(lengths, device=device))
+    assert end_SHPN[0].isfinite().all((1, 2)).tolist() == [False, False, True, True]
+
+
 def test_steps_of_zero_neither_decay_nor_add(device: str):
     values = inputs(lengths := [40, 9], (2, 16, 1, 16), device)
     values[2][10:40] = 0
