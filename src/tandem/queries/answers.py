@@ -41,7 +41,8 @@ class Answers(Protocol):
 
 def information(f_XY: Floats, pmf: Floats) -> Floats:
     """I(X; Y) = H(Y) - Σ P(x) H(Y | x) in bits, for counts distributed as the last axis of `pmf` says."""
-    return np.asarray(entropy_bits(pmf @ f_XY) - pmf @ entropy_bits(f_XY))
+    flat = pmf.reshape(-1, pmf.shape[-1])  # one product of matrices, not one for each of the leading axes
+    return (entropy_bits(flat @ f_XY) - flat @ entropy_bits(f_XY)).reshape(pmf.shape[:-1])
 
 
 def _whole(answer: float, low: int, high: int | None, k: int) -> int:

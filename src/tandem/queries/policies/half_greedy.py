@@ -1,10 +1,12 @@
 """Half-greedy questions: each atom is asked about whole, by half, or not at all.
 
-Letters: R rows, T pairs of a row and an atom in it, A atoms, G groups of rows, O objects in whole atoms, H objects in halved atoms,
-X counts 0 … K.
+Letters: B states searched side by side, R rows, T pairs of a row and an atom in it, A atoms, G groups of rows, Q shares (none, half, whole),
+S shifts from one share to another, X counts 0 … K, and C codes: K + 1 times the objects in whole atoms, plus those in halved ones.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -80,15 +82,15 @@ def best_beside(
     if search.too_large and not constraints.used:
         return halves(posterior, asked, rng)
     climb = search.score if search.too_large else search.ascend
-    found = [climb(state_A) for state_A in search.starts(restarts, rng)]
-    best = max(found, key=lambda pair: pair[1])
-    if best[1] < TELLS_NOTHING:
+    state_BA, bits_B = climb(search.starts(restarts, rng))
+    best = int(np.argmax(bits_B))
+    if bits_B[best] < TELLS_NOTHING:
         return None
     if asked or (not search.uneven and search.limits is None):
-        return search.region(best[0])
+        return search.region(state_BA[best])
     # Halves of few cells, of lumpy weights or of distinct objects are not quite halves, and sets made to fit limits are not
     # those that were scored: compare what they really give.
-    regions = [search.region(state_A) for state_A, _ in found]
+    regions = [search.region(state_A) for state_A in state_BA]
     f_XY = posterior.answers.matrix(posterior.prior.k)
     bits = [float(information(f_XY, posterior.count_distribution(region))) for region in regions]
     return regions[int(np.argmax(bits))] if max(bits) >= TELLS_NOTHING else None
@@ -121,17 +123,17 @@ class HalfSearch:
         mass_G = sums(self.group_R, self.weight_R, self.groups)
         # The information of counts with a total of P is P times that of the distribution, up to this: Σ P log2 1/P.
         self.offset = float(entropy_bits(mass_G))
-        self.weight_T = self.weight_R[self.runs.row]
         self.f_XY = answers.matrix(self.k)
         self.single_A = self.partition.size == 1
-        work = self.partition.atoms**2 * self.groups * (self.k + 1) ** 2
+        self.codes = (self.k + 1) ** 2
+        work = self.partition.atoms**2 * self.groups * self.codes
         self.too_large = self.partition.atoms > MAX_ATOMS or (self.groups > 1 and work > MAX_WORK)
         self.uneven = self.partition.prior.digits is None
-        width = self.k + 1
-        self.count_OHX = np.zeros((width, width, width))
-        for o in range(width):
-            for h in range(width - o):
-                self.count_OHX[o, h, o : o + h + 1] = binomial_pmf(h, 0.5)
+        self.step_Q = np.array([0, 1, self.k + 1])  # what an object adds to the code of a row, by its atom's share
+        bins_T = self.runs.atom * self.groups + self.group_R[self.runs.row]
+        bins_QT = bins_T + np.arange(3)[:, None] * self.partition.atoms * self.groups
+        self.added_QT = bins_QT * self.codes + self.step_Q[:, None] * self.runs.count
+        self.weight_QT = np.tile(self.weight_R[self.runs.row], (3, 1))
 
     @classmethod
     def of(cls, posterior: Posterior, asked: list[Region], constraints: Constraints) -> "HalfSearch":
@@ -142,8 +144,8 @@ class HalfSearch:
             rows, limits = refined(posterior, asked) if asked else posterior.rows(), None
         return cls(rows, posterior.answers, groups_by_count(rows, asked), limits)
 
-    def starts(self, restarts: int, rng: np.random.Generator) -> list[Integers]:
-        """All halves (cells that cannot be halved at random); then random wholes, then random shares of all three kinds."""
+    def starts(self, restarts: int, rng: np.random.Generator) -> Integers:
+        """All halves (cells that cannot be halved at random); then random wholes, then random shares of all three kinds; shape (B, A)."""
         atoms = self.partition.atoms
         states = [np.where(self.single_A, WHOLE * rng.integers(2, size=atoms), HALF)]
         for restart in range(restarts):
@@ -151,79 +153,76 @@ class HalfSearch:
             states.append(np.where(self.single_A & (state == HALF), WHOLE, state))
         if self.limits is not None:
             states += [np.full(atoms, NONE), np.full(atoms, WHOLE)]
-            return [self._within(state_A, self.limits, rng) for state_A in states]
-        if self.partition.prior.k_known:
-            return states
-        return [*states, np.full(atoms, WHOLE)]  # the question that counts all objects
+            states = [self._within(state_A, self.limits, rng) for state_A in states]
+        elif not self.partition.prior.k_known:
+            states.append(np.full(atoms, WHOLE))  # the question that counts all objects
+        return np.stack(states)
 
-    def score(self, state_A: Integers) -> tuple[Integers, float]:
-        """The state as it is, and its bits."""
-        pairs = self._held(state_A[self.runs.atom] == WHOLE), self._held(state_A[self.runs.atom] == HALF)
-        key_R = (self.group_R * (self.k + 1) + pairs[0]) * (self.k + 1) + pairs[1]
-        held = sums(key_R, self.weight_R, self.groups * (self.k + 1) ** 2).reshape(self.groups, -1)
-        count_GX = held @ self.count_OHX.reshape(-1, self.k + 1)
-        return state_A, float(information(self.f_XY, count_GX).sum()) - self.offset
+    def score(self, state_BA: Integers) -> tuple[Integers, Floats]:
+        """The states as they are, and their bits."""
+        count_BGX = self._counts(self._codes(state_BA)[1])
+        return state_BA, information(self.f_XY, count_BGX).sum(-1) - self.offset
 
-    def ascend(self, state_A: Integers) -> tuple[Integers, float]:
-        """Changes one atom after another, the best change first, until none gains; the state and its bits."""
-        state_A, best = state_A.copy(), -np.inf
+    def ascend(self, state_BA: Integers) -> tuple[Integers, Floats]:
+        """Changes one atom of each state after another, the best change first, until none gains; the states and their bits."""
+        state_BA, best_B, rising = state_BA.copy(), np.full(len(state_BA), -np.inf), np.arange(len(state_BA))
         for _ in range(4 * self.partition.atoms + 4):
-            now, gain_SA = self.scores(state_A)
+            now_B, gain_BSA = self.scores(state_BA[rising])
             if self.limits is not None:
-                gain_SA = np.where(self._keeps(state_A, self.limits), gain_SA, -np.inf)
-            best = now
-            choice = int(np.argmax(gain_SA))
-            shift, atom = divmod(choice, self.partition.atoms)
-            if gain_SA[shift, atom] < now + ENOUGH:
+                gain_BSA = np.where(self._keeps(state_BA[rising], self.limits), gain_BSA, -np.inf)
+            best_B[rising] = now_B
+            choice_B = gain_BSA.reshape(len(rising), -1).argmax(1)
+            gains = gain_BSA.reshape(len(rising), -1)[np.arange(len(rising)), choice_B] >= now_B + ENOUGH
+            if not gains.any():
                 break
-            state_A[atom] = (state_A[atom] + shift + 1) % 3
-        return state_A, best
+            rising = rising[gains]
+            shift_B, atom_B = np.divmod(choice_B[gains], self.partition.atoms)
+            state_BA[rising, atom_B] = (state_BA[rising, atom_B] + shift_B + 1) % 3
+        return state_BA, best_B
 
-    def scores(self, state_A: Integers) -> tuple[float, Floats]:
-        """Bits of a state, and of each state in which one atom's share is the next but `shift`, shape (2, A)."""
-        width, atoms, runs = self.k + 1, self.partition.atoms, self.runs
-        state_T = state_A[runs.atom]
-        whole_R, half_R = self._held(state_T == WHOLE), self._held(state_T == HALF)
-        key_R = (self.group_R * width + whole_R) * width + half_R
-        held = sums(key_R, self.weight_R, self.groups * width * width)
-        count_GX = held.reshape(-1, width * width) @ self.count_OHX.reshape(-1, width)
-        whole_T = whole_R[runs.row] - np.where(state_T == WHOLE, runs.count, 0)
-        half_T = half_R[runs.row] - np.where(state_T == HALF, runs.count, 0)
-        kinds = [self._with(whole_T, half_T, runs.count, kind) for kind in (NONE, HALF, WHOLE)]
-        kinds_AGX = np.stack(kinds)
-        now_AGX = kinds_AGX[state_A, np.arange(atoms)]
-        scores = []
-        for shift in (1, 2):
-            kind_A = (state_A + shift) % 3
-            changed_AGX = count_GX + kinds_AGX[kind_A, np.arange(atoms)] - now_AGX
-            bits_A = information(self.f_XY, np.maximum(changed_AGX, 0.0)).sum(-1)
-            bits_A -= HALF_COST * ((kind_A == HALF) - 1.0 * (state_A == HALF))
-            scores.append(np.where(self.single_A & (kind_A == HALF), -np.inf, bits_A))
-        known = self.offset + HALF_COST * np.count_nonzero(state_A == HALF)
-        return float(information(self.f_XY, count_GX).sum()) - known, np.stack(scores) - known
+    def scores(self, state_BA: Integers) -> tuple[Floats, Floats]:
+        """Bits of states, shape (B,), and of each state in which one atom's share is the next but `shift`, shape (B, 2, A)."""
+        code_BT, code_BR = self._codes(state_BA)
+        count_BGX = self._counts(code_BR)
+        share_BQAGX = self._shares(code_BR[:, self.runs.row] - code_BT)
+        states, atoms = np.arange(len(state_BA))[:, None], np.arange(self.partition.atoms)
+        share_BSA = (state_BA[:, None] + np.array([[1], [2]])) % 3
+        changed_BSAGX = count_BGX[:, None, None] + share_BQAGX[states[:, None], share_BSA, atoms]
+        changed_BSAGX -= share_BQAGX[states, state_BA, atoms][:, None]
+        bits_BSA = information(self.f_XY, np.maximum(changed_BSAGX, 0.0)).sum(-1)
+        bits_BSA -= HALF_COST * ((share_BSA == HALF) - 1.0 * (state_BA == HALF)[:, None])
+        known_B = self.offset + HALF_COST * np.count_nonzero(state_BA == HALF, axis=1)
+        bits_BSA = np.where(self.single_A & (share_BSA == HALF), -np.inf, bits_BSA)
+        return information(self.f_XY, count_BGX).sum(-1) - known_B, bits_BSA - known_B[:, None, None]
 
-    def _held(self, chosen_T: np.ndarray) -> Integers:
-        """How many objects each row has in the chosen atoms."""
-        runs = self.runs
-        return sums(runs.row[chosen_T], runs.count[chosen_T], len(self.weight_R)).astype(np.int64)
+    def _codes(self, state_BA: Integers) -> tuple[Integers, Integers]:
+        """What each atom of a row adds to the row's code, shape (B, T), and the codes of rows, shape (B, R)."""
+        code_BT = self.step_Q[state_BA][:, self.runs.atom] * self.runs.count
+        return code_BT, _sums_by_state(np.broadcast_to(self.runs.row, code_BT.shape), code_BT, len(self.weight_R)).astype(np.int64)
 
-    def _with(self, whole_T: Integers, half_T: Integers, count_T: Integers, kind: int) -> Floats:
-        """Σ over a group's rows that have the atom of P(X | row), were the atom's share of this kind, shape (A, G, X)."""
-        width = self.k + 1
-        whole, half = whole_T + (count_T if kind == WHOLE else 0), half_T + (count_T if kind == HALF else 0)
-        key = ((self.runs.atom * self.groups + self.group_R[self.runs.row]) * width + whole) * width + half
-        held = sums(key, self.weight_T, self.partition.atoms * self.groups * width * width)
-        return held.reshape(-1, self.groups, width * width) @ self.count_OHX.reshape(-1, width)
+    def _counts(self, code_BR: Integers) -> Floats:
+        """Σ over a group's rows of P(X | row), shape (B, G, X)."""
+        key_BR = self.group_R * self.codes + code_BR
+        held_BC = _sums_by_state(key_BR, np.broadcast_to(self.weight_R, key_BR.shape), self.groups * self.codes)
+        return (held_BC.reshape(-1, self.codes) @ counts_of_codes(self.k)).reshape(-1, self.groups, self.k + 1)
+
+    def _shares(self, others_BT: Integers) -> Floats:
+        """Σ over a group's rows that have an atom of P(X | row), for each share of that atom; others_BT is what other atoms
+        add to the row's code. Shape (B, Q, A, G, X)."""
+        key_BQT = others_BT[:, None] + self.added_QT
+        shape = len(others_BT), 3, self.partition.atoms, self.groups
+        held_BC = _sums_by_state(key_BQT, np.broadcast_to(self.weight_QT, key_BQT.shape), prod(shape[1:]) * self.codes)
+        return (held_BC.reshape(-1, self.codes) @ counts_of_codes(self.k)).reshape(*shape, self.k + 1)
 
     def _cells(self, state_A: Integers) -> Integers:
         return np.choose(state_A, [0 * self.partition.size, self.partition.upper, self.partition.size])
 
-    def _keeps(self, state_A: Integers, limits: Limits) -> np.ndarray:
-        """Whether each state in which one atom's share is the next but `shift` is within limits, shape (2, A)."""
-        cells_A = self._cells(state_A)
-        changed_SA = np.stack([self._cells((state_A + shift) % 3) for shift in (1, 2)])
-        total_SA = cells_A.sum() + changed_SA - cells_A
-        return (changed_SA <= limits.most_A) & (limits.least <= total_SA) & (total_SA <= limits.most)
+    def _keeps(self, state_BA: Integers, limits: Limits) -> np.ndarray:
+        """Whether each state in which one atom's share is the next but `shift` is within limits, shape (B, 2, A)."""
+        cells_BA = self._cells(state_BA)[:, None]
+        changed_BSA = np.stack([self._cells((state_BA + shift) % 3) for shift in (1, 2)], axis=1)
+        total_BSA = cells_BA.sum(-1, keepdims=True) + changed_BSA - cells_BA
+        return (changed_BSA <= limits.most_A) & (limits.least <= total_BSA) & (total_BSA <= limits.most)
 
     def _within(self, state_A: Integers, limits: Limits, rng: np.random.Generator) -> Integers:
         """A state within limits, or as near as shares of three kinds allow, by changes of atoms in random order."""
@@ -242,3 +241,21 @@ class HalfSearch:
         if self.limits is None:
             return self.partition.part(self._cells(state_A))
         return self.limits.region(self.limits.fitted(self._cells(state_A), np.arange(self.partition.atoms)))
+
+
+@cache
+def counts_of_codes(k: int) -> Floats:
+    """P(X | code): objects in whole atoms count, those in halved ones count with probability ½ each; shape (C, X)."""
+    width = k + 1
+    count_WHX = np.zeros((width, width, width))
+    for whole in range(width):
+        for half in range(width - whole):
+            count_WHX[whole, half, whole : whole + half + 1] = binomial_pmf(half, 0.5)
+    return count_WHX.reshape(-1, width)
+
+
+def _sums_by_state(key_B: Integers, weight_B: np.ndarray, size: int) -> Floats:
+    """`sums` of each state, shape (B, size)."""
+    states = len(key_B)
+    first_B = np.arange(0, states * size, size).reshape(-1, *[1] * (key_B.ndim - 1))
+    return sums((key_B + first_B).ravel(), weight_B.ravel(), states * size).reshape(states, size)
