@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tandem.queries import HalfGreedyPolicy, NoisyAnswers, Posterior, Prior, Region, Session, expected_reduction
 from tandem.queries.answers import information
 from tandem.queries.measures import dyadic_bits
-from tandem.queries.policies.half_greedy import HALF, WHOLE, HalfSearch
+from tandem.queries.policies.half_greedy import ENOUGH, HALF, WHOLE, HalfSearch
 
 
 def identified(prior: Prior, trials: int) -> list[int]:
@@ -60,14 +60,30 @@ def test_a_step_lies_between_the_dyadic_one_and_capacity(k: int, seed: int):
 def test_scores_are_the_information_of_the_sets():
     posterior = Posterior(Prior.uniform(64, k=3)).given(Region([(0, 32)]), 2).given(Region([(16, 48)]), 1)
     search, rng = HalfSearch(posterior.rows(), posterior.answers), np.random.default_rng(0)
-    for _ in range(5):
-        state_A = rng.integers(3, size=search.partition.atoms)
-        now, change_SA = search.scores(state_A)
+    state_BA = rng.integers(3, size=(5, search.partition.atoms))
+    now_B, change_BSA = search.scores(state_BA)
+    for state_A, now, change_SA in zip(state_BA, now_B, change_BSA, strict=True):
         assert now == pytest.approx(_bits(posterior, search.region(state_A)), abs=1e-5)
         for shift, atom in np.ndindex(change_SA.shape):
             changed = state_A.copy()
             changed[atom] = (changed[atom] + shift + 1) % 3
             assert change_SA[shift, atom] == pytest.approx(_bits(posterior, search.region(changed)), abs=1e-5)
+
+
+def test_no_single_change_of_a_searched_state_gains():
+    """Each of the states that climb side by side ends where no atom's share can be bettered, and says what it reveals."""
+    posterior = Posterior(Prior.uniform(2**12, k=4)).given(Region([(0, 2000)]), 2).given(Region([(1000, 3000)]), 1)
+    search = HalfSearch(posterior.rows(), posterior.answers)
+    start_BA = np.random.default_rng(1).integers(3, size=(6, search.partition.atoms))
+    state_BA, bits_B = search.ascend(start_BA)
+    for start_A, state_A, bits in zip(start_BA, state_BA, bits_B, strict=True):
+        found = _bits(posterior, search.region(state_A))
+        assert bits == pytest.approx(found, abs=1e-5)
+        assert found >= _bits(posterior, search.region(start_A)) - 1e-9
+        for atom, share in np.ndindex(len(state_A), 3):
+            changed = state_A.copy()
+            changed[atom] = share
+            assert _bits(posterior, search.region(changed)) <= found + 2 * ENOUGH
 
 
 def _bits(posterior: Posterior, region: Region) -> float:
@@ -77,9 +93,9 @@ def _bits(posterior: Posterior, region: Region) -> float:
 def test_single_cells_are_not_halved():
     posterior = Posterior(Prior.uniform(4, k=2)).given(Region([(0, 1)]), 1)
     search = HalfSearch(posterior.rows(), posterior.answers)
-    for state_A in search.starts(3, np.random.default_rng(0)):
-        assert not np.any((state_A == HALF) & search.single_A)
-        assert not np.any((search.ascend(state_A)[0] == HALF) & search.single_A)
+    state_BA = search.starts(3, np.random.default_rng(0))
+    assert not np.any((state_BA == HALF) & search.single_A)
+    assert not np.any((search.ascend(state_BA)[0] == HALF) & search.single_A)
     assert WHOLE == 2
 
 

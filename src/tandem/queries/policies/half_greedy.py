@@ -6,7 +6,6 @@ S shifts from one share to another, X counts 0 … K, and C codes: K + 1 times t
 
 from dataclasses import dataclass, field
 from functools import cache
-from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -124,6 +123,7 @@ class HalfSearch:
         # The information of counts with a total of P is P times that of the distribution, up to this: Σ P log2 1/P.
         self.offset = float(entropy_bits(mass_G))
         self.f_XY = answers.matrix(self.k)
+        self.noise_X = entropy_bits(self.f_XY)
         self.single_A = self.partition.size == 1
         self.codes = (self.k + 1) ** 2
         work = self.partition.atoms**2 * self.groups * self.codes
@@ -161,7 +161,7 @@ class HalfSearch:
     def score(self, state_BA: Integers) -> tuple[Integers, Floats]:
         """The states as they are, and their bits."""
         count_BGX = self._counts(self._codes(state_BA)[1])
-        return state_BA, information(self.f_XY, count_BGX).sum(-1) - self.offset
+        return state_BA, self._bits(count_BGX)
 
     def ascend(self, state_BA: Integers) -> tuple[Integers, Floats]:
         """Changes one atom of each state after another, the best change first, until none gains; the states and their bits."""
@@ -184,35 +184,43 @@ class HalfSearch:
         """Bits of states, shape (B,), and of each state in which one atom's share is the next but `shift`, shape (B, 2, A)."""
         code_BT, code_BR = self._codes(state_BA)
         count_BGX = self._counts(code_BR)
-        share_BQAGX = self._shares(code_BR[:, self.runs.row] - code_BT)
-        states, atoms = np.arange(len(state_BA))[:, None], np.arange(self.partition.atoms)
-        share_BSA = (state_BA[:, None] + np.array([[1], [2]])) % 3
-        changed_BSAGX = count_BGX[:, None, None] + share_BQAGX[states[:, None], share_BSA, atoms]
-        changed_BSAGX -= share_BQAGX[states, state_BA, atoms][:, None]
-        bits_BSA = information(self.f_XY, np.maximum(changed_BSAGX, 0.0)).sum(-1)
-        bits_BSA -= HALF_COST * ((share_BSA == HALF) - 1.0 * (state_BA == HALF)[:, None])
-        known_B = self.offset + HALF_COST * np.count_nonzero(state_BA == HALF, axis=1)
-        bits_BSA = np.where(self.single_A & (share_BSA == HALF), -np.inf, bits_BSA)
-        return information(self.f_XY, count_BGX).sum(-1) - known_B, bits_BSA - known_B[:, None, None]
+        share_BSA = (state_BA[:, None] + np.arange(3)[:, None]) % 3  # the state itself, then shifted by 1 and 2
+        share_BSAGX = self._shares(code_BR[:, self.runs.row] - code_BT, share_BSA)
+        changed_BSAGX = count_BGX[:, None, None] + share_BSAGX[:, 1:] - share_BSAGX[:, :1]
+        changed_BNGX = np.maximum(changed_BSAGX, 0.0).reshape(len(state_BA), -1, *count_BGX.shape[1:])
+        bits_BN = self._bits(np.concatenate([count_BGX[:, None], changed_BNGX], axis=1))
+        half_BSA = share_BSA == HALF
+        bits_BSA = bits_BN[:, 1:].reshape(-1, 2, self.partition.atoms)
+        bits_BSA = bits_BSA - HALF_COST * (half_BSA[:, 1:] - 1.0 * half_BSA[:, :1])
+        cost_B = HALF_COST * half_BSA[:, 0].sum(1)
+        bits_BSA[self.single_A & half_BSA[:, 1:]] = -np.inf
+        return bits_BN[:, 0] - cost_B, bits_BSA - cost_B[:, None, None]
+
+    def _bits(self, count_GX: Floats) -> Floats:
+        """What the question reveals within groups; the last two axes of the counts go."""
+        return information(self.f_XY, count_GX, self.noise_X).sum(-1) - self.offset
 
     def _codes(self, state_BA: Integers) -> tuple[Integers, Integers]:
         """What each atom of a row adds to the row's code, shape (B, T), and the codes of rows, shape (B, R)."""
         code_BT = self.step_Q[state_BA][:, self.runs.atom] * self.runs.count
-        return code_BT, _sums_by_state(np.broadcast_to(self.runs.row, code_BT.shape), code_BT, len(self.weight_R)).astype(np.int64)
+        return code_BT, _sums_by_state(self.runs.row, code_BT, len(self.weight_R)).astype(np.int64)
 
     def _counts(self, code_BR: Integers) -> Floats:
         """Σ over a group's rows of P(X | row), shape (B, G, X)."""
         key_BR = self.group_R * self.codes + code_BR
-        held_BC = _sums_by_state(key_BR, np.broadcast_to(self.weight_R, key_BR.shape), self.groups * self.codes)
+        held_BC = _sums_by_state(key_BR, self.weight_R, self.groups * self.codes)
         return (held_BC.reshape(-1, self.codes) @ counts_of_codes(self.k)).reshape(-1, self.groups, self.k + 1)
 
-    def _shares(self, others_BT: Integers) -> Floats:
-        """Σ over a group's rows that have an atom of P(X | row), for each share of that atom; others_BT is what other atoms
-        add to the row's code. Shape (B, Q, A, G, X)."""
+    def _shares(self, others_BT: Integers, share_BSA: Integers) -> Floats:
+        """Σ over a group's rows that have an atom of P(X | row), were the atom's share this one, shape (B, S, A, G, X).
+
+        `others_BT` is what the other atoms of a row add to its code.
+        """
+        states, atoms = len(others_BT), self.partition.atoms
         key_BQT = others_BT[:, None] + self.added_QT
-        shape = len(others_BT), 3, self.partition.atoms, self.groups
-        held_BC = _sums_by_state(key_BQT, np.broadcast_to(self.weight_QT, key_BQT.shape), prod(shape[1:]) * self.codes)
-        return (held_BC.reshape(-1, self.codes) @ counts_of_codes(self.k)).reshape(*shape, self.k + 1)
+        held_BC = _sums_by_state(key_BQT, self.weight_QT, 3 * atoms * self.groups * self.codes)
+        count_NGX = (held_BC.reshape(-1, self.codes) @ counts_of_codes(self.k)).reshape(-1, self.groups, self.k + 1)
+        return count_NGX[(np.arange(states)[:, None, None] * 3 + share_BSA) * atoms + np.arange(atoms)]
 
     def _cells(self, state_A: Integers) -> Integers:
         return np.choose(state_A, [0 * self.partition.size, self.partition.upper, self.partition.size])
@@ -254,8 +262,11 @@ def counts_of_codes(k: int) -> Floats:
     return count_WHX.reshape(-1, width)
 
 
-def _sums_by_state(key_B: Integers, weight_B: np.ndarray, size: int) -> Floats:
-    """`sums` of each state, shape (B, size)."""
-    states = len(key_B)
-    first_B = np.arange(0, states * size, size).reshape(-1, *[1] * (key_B.ndim - 1))
-    return sums((key_B + first_B).ravel(), weight_B.ravel(), states * size).reshape(states, size)
+def _sums_by_state(key: Integers, weight: np.ndarray, size: int) -> Floats:
+    """`sums` of each state, shape (B, size); keys or weights without an axis B are the same in every state."""
+    shape = key.shape if key.ndim > weight.ndim else weight.shape
+    keys, weights = np.empty(shape, dtype=np.int64), np.empty(shape)  # np.broadcast_to takes longer
+    keys[...], weights[...] = key, weight
+    keys_BN = keys.reshape(len(keys), -1)
+    keys_BN += np.arange(0, len(keys) * size, size)[:, None]
+    return sums(keys_BN.ravel(), weights.ravel(), len(keys) * size).reshape(-1, size)
