@@ -6,13 +6,14 @@ S shifts from one share to another, X counts 0 … K, and C codes: K + 1 times t
 
 from dataclasses import dataclass, field
 from functools import cache
+from math import log2
 from typing import ClassVar
 
 import numpy as np
 
 from tandem.queries.answers import Answers, information
 from tandem.queries.constraints import Constraints, NothingToAskError, refuse
-from tandem.queries.measures import binomial_pmf, entropy_bits, sums
+from tandem.queries.measures import binomial_pmf, dyadic_bits, entropy_bits, sums
 from tandem.queries.policies.limits import Limits, limited
 from tandem.queries.policies.refine import groups_by_count, refined
 from tandem.queries.posterior import Posterior, Rows
@@ -21,7 +22,7 @@ from tandem.queries.region import Region
 from tandem.queries.table import runs_of
 
 NONE, HALF, WHOLE = 0, 1, 2
-HALF_COST = 1e-7  # bits; breaks ties against cuts, which make new atoms
+HALF_COST = 1e-7  # bits for each that halves leave open; breaks ties against cuts, which make new atoms
 ENOUGH = 1e-4  # bits; a move that gains less is not worth its time
 TELLS_NOTHING = 1e-12  # bits
 MAX_WORK = (
@@ -40,6 +41,10 @@ class HalfGreedyPolicy:
     starts: the count in a row depends only on how many objects its whole and its halved atoms hold, so all changes of one atom
     are scored together.
 
+    What an answer leaves open about which atoms hold the objects is what the next question can do better than dyadic with: once
+    every atom's count is known, no question reveals more than D_k bits. So a bit of it counts as `ahead` bits, up to the
+    log2(k + 1) bits that an answer can carry; a question then reveals at least D_k - `ahead` log2(k + 1) bits.
+
     >>> from tandem.queries import Prior, Session
     >>> session = Session(Prior.uniform(8, k=2), policy=HalfGreedyPolicy())
     >>> session.ask().ranges
@@ -47,52 +52,65 @@ class HalfGreedyPolicy:
 
     Attributes:
         restarts: random starts beside the one from all halves.
+        ahead: from 0, for the question that reveals most now, to less than 1.
         constraints: sizes and forbidden cells are kept; atoms of which only a part may be taken are cut there first.
     """
 
     restarts: int = 2
     constraints: Constraints = field(default_factory=Constraints)
+    ahead: float = 0.1
 
     honors: ClassVar[frozenset[str]] = frozenset({"smallest", "largest", "forbidden"})
 
     def __post_init__(self):
         refuse(self, self.constraints)
+        if not 0 <= self.ahead < 1:
+            raise ValueError(f"ahead={self.ahead} bits are not what a bit is worth; use 0 or more, below 1")
 
     def questions(self, posterior: Posterior, rng: np.random.Generator) -> list[Region]:
-        region = best_beside(posterior, [], self.constraints, self.restarts, rng)
+        region = best_beside(posterior, [], self.constraints, self.restarts, rng, self.ahead)
         if region is None:
             raise NothingToAskError("no question tells apart what is still possible; such answers cannot say more")
         return [region]
 
     def beside(self, posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
         """One question more, while those asked have no answer yet; None when it would reveal nothing."""
-        return best_beside(posterior, asked, self.constraints, self.restarts, rng)
+        return best_beside(posterior, asked, self.constraints, self.restarts, rng, self.ahead)
 
 
 def best_beside(
-    posterior: Posterior, asked: list[Region], constraints: Constraints, restarts: int, rng: np.random.Generator
+    posterior: Posterior,
+    asked: list[Region],
+    constraints: Constraints,
+    restarts: int,
+    rng: np.random.Generator,
+    ahead: float = 0.0,
 ) -> Region | None:
     """The question that reveals most beside those asked, whose answers are open: argmax H(X | X_{asked}).
+
+    With `ahead` it is the one worth most, see `HalfGreedyPolicy`.
 
     Where there are too many atoms for a search, or open questions would make them, half of each: its count does not depend
     on theirs, and it reveals the dyadic D_k.
     """
-    search = HalfSearch.of(posterior, asked, constraints)
+    search = HalfSearch.of(posterior, asked, constraints, ahead)
     if search.too_large and not constraints.used:
         return halves(posterior, asked, rng)
-    climb = search.score if search.too_large else search.ascend
-    state_BA, bits_B = climb(search.starts(restarts, rng))
-    best = int(np.argmax(bits_B))
-    if bits_B[best] < TELLS_NOTHING:
+    state_BA = search.starts(restarts, rng)
+    if not search.too_large:
+        state_BA = search.ascend(state_BA)
+    bits_B, regions = search.bits(state_BA), None
+    if not asked and (search.uneven or search.limits is not None):
+        # Halves of few cells, of lumpy weights or of distinct objects are not quite halves, and sets made to fit limits are not
+        # those that were scored: compare what they really give.
+        regions = [search.region(state_A) for state_A in state_BA]
+        count_BX = np.stack([posterior.count_distribution(region) for region in regions])
+        bits_B = information(search.f_XY, count_BX, search.noise_X)
+    if bits_B.max() < TELLS_NOTHING:
         return None
-    if asked or (not search.uneven and search.limits is None):
-        return search.region(state_BA[best])
-    # Halves of few cells, of lumpy weights or of distinct objects are not quite halves, and sets made to fit limits are not
-    # those that were scored: compare what they really give.
-    regions = [search.region(state_A) for state_A in state_BA]
-    f_XY = posterior.answers.matrix(posterior.prior.k)
-    bits = [float(information(f_XY, posterior.count_distribution(region))) for region in regions]
-    return regions[int(np.argmax(bits))] if max(bits) >= TELLS_NOTHING else None
+    worth_B = np.where(bits_B < TELLS_NOTHING, -np.inf, search.worth(bits_B, (state_BA == HALF) @ search.halving_A))
+    best = int(np.argmax(worth_B))
+    return search.region(state_BA[best]) if regions is None else regions[best]
 
 
 def halves(posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
@@ -113,8 +131,15 @@ class HalfSearch:
     With groups of rows (what earlier questions of the same batch will tell apart) the score is the information within groups.
     """
 
-    def __init__(self, rows: Rows, answers: Answers, group_R: Integers | None = None, limits: Limits | None = None):
-        self.limits = limits
+    def __init__(
+        self,
+        rows: Rows,
+        answers: Answers,
+        group_R: Integers | None = None,
+        limits: Limits | None = None,
+        ahead: float = 0.0,
+    ):
+        self.limits, self.ahead = limits, ahead
         self.partition, self.k = rows.partition, rows.partition.prior.k
         self.runs, self.weight_R = runs_of(rows.ids_RK), rows.weight_R
         self.group_R = np.zeros(len(self.weight_R), dtype=np.int64) if group_R is None else group_R
@@ -133,16 +158,24 @@ class HalfSearch:
         bins_T = self.runs.atom * self.groups + self.group_R[self.runs.row]
         bins_QT = bins_T + np.arange(3)[:, None] * self.partition.atoms * self.groups
         self.added_QT = bins_QT * self.codes + self.step_Q[:, None] * self.runs.count
-        self.weight_QT = np.tile(self.weight_R[self.runs.row], (3, 1))
+        weight_T = self.weight_R[self.runs.row]
+        self.weight_QT = np.tile(weight_T, (3, 1))
+        # How many bits more there are to know about rows once an atom is halved, and how many there are already within groups.
+        split_X = np.array([dyadic_bits(count) for count in range(self.k + 1)])
+        self.halving_A = sums(self.runs.atom, weight_T * split_X[self.runs.count], self.partition.atoms)
+        self.open = float(entropy_bits(self.weight_R)) - self.offset
+        self.most_open = log2(self.k + 1)  # more open than the next answer can carry helps less, and makes tables long
 
     @classmethod
-    def of(cls, posterior: Posterior, asked: list[Region], constraints: Constraints) -> "HalfSearch":
+    def of(
+        cls, posterior: Posterior, asked: list[Region], constraints: Constraints, ahead: float = 0.0
+    ) -> "HalfSearch":
         """A search for one question more beside those asked, whose answers are open."""
         if constraints.used:
             rows, limits = limited(posterior, asked, constraints)
         else:
             rows, limits = refined(posterior, asked) if asked else posterior.rows(), None
-        return cls(rows, posterior.answers, groups_by_count(rows, asked), limits)
+        return cls(rows, posterior.answers, groups_by_count(rows, asked), limits, ahead)
 
     def starts(self, restarts: int, rng: np.random.Generator) -> Integers:
         """All halves (cells that cannot be halved at random); then random wholes, then random shares of all three kinds; shape (B, A)."""
@@ -158,30 +191,38 @@ class HalfSearch:
             states.append(np.full(atoms, WHOLE))  # the question that counts all objects
         return np.stack(states)
 
-    def score(self, state_BA: Integers) -> tuple[Integers, Floats]:
-        """The states as they are, and their bits."""
-        count_BGX = self._counts(self._codes(state_BA)[1])
-        return state_BA, self._bits(count_BGX)
+    def bits(self, state_BA: Integers) -> Floats:
+        """What the states reveal, shape (B,)."""
+        return self._bits(self._counts(self._codes(state_BA)[1]))
 
-    def ascend(self, state_BA: Integers) -> tuple[Integers, Floats]:
-        """Changes one atom of each state after another, the best change first, until none gains; the states and their bits."""
-        state_BA, best_B, rising = state_BA.copy(), np.full(len(state_BA), -np.inf), np.arange(len(state_BA))
+    def worth(self, bits: Floats, halving: Floats) -> Floats:
+        """Bits that a question reveals, and what those that stay open are worth ahead; `halving` is the sum over halved atoms."""
+        left = np.minimum(self.left_open(bits, halving), self.most_open)
+        return bits + self.ahead * left - HALF_COST * halving
+
+    def left_open(self, bits: Floats, halving: Floats) -> Floats:
+        """Bits about which row it is that are open after the answer, on average."""
+        return self.open + halving - bits
+
+    def ascend(self, state_BA: Integers) -> Integers:
+        """Changes one atom of each state after another, the best change first, until none gains; the states then."""
+        state_BA, rising = state_BA.copy(), np.arange(len(state_BA))
         for _ in range(4 * self.partition.atoms + 4):
             now_B, gain_BSA = self.scores(state_BA[rising])
             if self.limits is not None:
                 gain_BSA = np.where(self._keeps(state_BA[rising], self.limits), gain_BSA, -np.inf)
-            best_B[rising] = now_B
-            choice_B = gain_BSA.reshape(len(rising), -1).argmax(1)
-            gains = gain_BSA.reshape(len(rising), -1)[np.arange(len(rising)), choice_B] >= now_B + ENOUGH
+            gain_BN = gain_BSA.reshape(len(rising), -1)
+            choice_B = gain_BN.argmax(1)
+            gains = gain_BN[np.arange(len(rising)), choice_B] >= now_B + ENOUGH
             if not gains.any():
                 break
             rising = rising[gains]
             shift_B, atom_B = np.divmod(choice_B[gains], self.partition.atoms)
             state_BA[rising, atom_B] = (state_BA[rising, atom_B] + shift_B + 1) % 3
-        return state_BA, best_B
+        return state_BA
 
     def scores(self, state_BA: Integers) -> tuple[Floats, Floats]:
-        """Bits of states, shape (B,), and of each state in which one atom's share is the next but `shift`, shape (B, 2, A)."""
+        """Worth of states, shape (B,), and of each state in which one atom's share is the next but `shift`, shape (B, 2, A)."""
         code_BT, code_BR = self._codes(state_BA)
         count_BGX = self._counts(code_BR)
         share_BSA = (state_BA[:, None] + np.arange(3)[:, None]) % 3  # the state itself, then shifted by 1 and 2
@@ -190,11 +231,12 @@ class HalfSearch:
         changed_BNGX = np.maximum(changed_BSAGX, 0.0).reshape(len(state_BA), -1, *count_BGX.shape[1:])
         bits_BN = self._bits(np.concatenate([count_BGX[:, None], changed_BNGX], axis=1))
         half_BSA = share_BSA == HALF
+        halving_B = half_BSA[:, 0] @ self.halving_A
+        change_BSA = (half_BSA[:, 1:] - 1.0 * half_BSA[:, :1]) * self.halving_A
         bits_BSA = bits_BN[:, 1:].reshape(-1, 2, self.partition.atoms)
-        bits_BSA = bits_BSA - HALF_COST * (half_BSA[:, 1:] - 1.0 * half_BSA[:, :1])
-        cost_B = HALF_COST * half_BSA[:, 0].sum(1)
-        bits_BSA[self.single_A & half_BSA[:, 1:]] = -np.inf
-        return bits_BN[:, 0] - cost_B, bits_BSA - cost_B[:, None, None]
+        worth_BSA = self.worth(bits_BSA, halving_B[:, None, None] + change_BSA)
+        worth_BSA[self.single_A & half_BSA[:, 1:]] = -np.inf
+        return self.worth(bits_BN[:, 0], halving_B), worth_BSA
 
     def _bits(self, count_GX: Floats) -> Floats:
         """What the question reveals within groups; the last two axes of the counts go."""
