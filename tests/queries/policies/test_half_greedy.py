@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.queries import HalfGreedyPolicy, NoisyAnswers, Posterior, Prior, Region, Session, expected_reduction
+from tandem.queries import (
+    HalfGreedyPolicy,
+    NoisyAnswers,
+    Posterior,
+    Prior,
+    Region,
+    SaturatedAnswers,
+    Session,
+    expected_reduction,
+)
 from tandem.queries.answers import information
 from tandem.queries.measures import dyadic_bits, entropy_bits
 from tandem.queries.policies.half_greedy import ENOUGH, HALF, WHOLE, HalfSearch
@@ -125,6 +134,17 @@ def test_an_unknown_number_of_objects_can_be_asked_for():
     posterior = Posterior(Prior.uniform(2**10, k={0: 0.2, 1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2}))
     region = HalfGreedyPolicy().questions(posterior, np.random.default_rng(0))[0]
     assert region.ranges == ((0, 2**10),)
+
+
+def test_a_search_by_any_here_ends_with_the_objects():
+    """Sets that are sure to hold an object say nothing, and no single atom more or less changes that; smaller sets do."""
+    prior = Prior.uniform(256, k=3, at_most_one=True)
+    for trial in range(20):
+        truth = np.sort(np.random.default_rng([3, trial]).choice(256, size=3, replace=False))
+        session = Session(prior, answers=SaturatedAnswers(1), seed=trial)
+        while not session.done:
+            session.tell(min(session.ask().count(truth), 1))
+        assert session.answer == tuple(truth)
 
 
 @pytest.mark.slow

@@ -184,6 +184,9 @@ class HalfSearch:
         for restart in range(restarts):
             state = rng.integers(3, size=atoms) if restart % 2 else WHOLE * rng.integers(2, size=atoms)
             states.append(np.where(self.single_A & (state == HALF), WHOLE, state))
+        if self.limits is None and not np.array_equal(self.f_XY, np.eye(self.k + 1)):
+            # Of counts that an answer does not tell apart, such as many from one, every start may hold too many; then none gains.
+            states.append(np.full(atoms, NONE))
         if self.limits is not None:
             states += [np.full(atoms, NONE), np.full(atoms, WHOLE)]
             states = [self._within(state_A, self.limits, rng) for state_A in states]
