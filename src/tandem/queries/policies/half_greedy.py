@@ -34,16 +34,14 @@ MAX_SEGMENTS = 2**14
 
 @dataclass(frozen=True)
 class HalfGreedyPolicy:
-    """Asks the set that reveals most among those that take of every atom a share q ∈ {0, ½, 1}: the default.
+    """Asks the set that is worth most among those that take of every atom a share q ∈ {0, ½, 1}: the default.
 
-    A = argmax I(θ; Y | y_1 … y_n), which is H(X) for exact answers. All ½ is among the choices, so that while atoms can be halved
-    a question reveals at least the dyadic D_k = H(Bin(k, ½)) bits. The best set is looked for by steepest ascent from random
-    starts: the count in a row depends only on how many objects its whole and its halved atoms hold, so all changes of one atom
-    are scored together.
-
-    What an answer leaves open about which atoms hold the objects is what the next question can do better than dyadic with: once
-    every atom's count is known, no question reveals more than D_k bits. So a bit of it counts as `ahead` bits, up to the
-    log2(k + 1) bits that an answer can carry; a question then reveals at least D_k - `ahead` log2(k + 1) bits.
+    A = argmax I(θ; Y | y_1 … y_n) + ahead · min(H(C | Y, y_1 … y_n), log2(k + 1)), where I is H(X) for exact answers and C says how
+    many objects each atom holds after the question. Once that is known, no question reveals more than the dyadic D_k = H(Bin(k, ½))
+    bits; what is open of it lets the next question reveal more, up to what an answer can carry. All ½ is among
+    the choices, so that while atoms can be halved a question reveals at least D_k bits with ahead = 0, and otherwise at least
+    D_k - ahead · log2(k + 1). The best set is looked for by steepest ascent from random starts: the count in a row depends only on
+    how many objects its whole and its halved atoms hold, so all changes of one atom, of all starts, are scored together.
 
     >>> from tandem.queries import Prior, Session
     >>> session = Session(Prior.uniform(8, k=2), policy=HalfGreedyPolicy())
@@ -52,8 +50,10 @@ class HalfGreedyPolicy:
 
     Attributes:
         restarts: random starts beside the one from all halves.
-        ahead: from 0, for the question that reveals most now, to less than 1.
         constraints: sizes and forbidden cells are kept; atoms of which only a part may be taken are cut there first.
+        ahead: what a bit is worth that stays open for the next question; 0 asks what reveals most now.
+    Raises:
+        ValueError: ahead is not in [0, 1), or a constraint is one of form.
     """
 
     restarts: int = 2
