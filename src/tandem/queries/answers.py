@@ -39,9 +39,14 @@ class Answers(Protocol):
         ...
 
 
-def information(f_XY: Floats, pmf: Floats) -> Floats:
-    """I(X; Y) = H(Y) - Σ P(x) H(Y | x) in bits, for counts distributed as the last axis of `pmf` says."""
-    return np.asarray(entropy_bits(pmf @ f_XY) - pmf @ entropy_bits(f_XY))
+def information(f_XY: Floats, pmf: Floats, noise_X: Floats | None = None) -> Floats:
+    """I(X; Y) = H(Y) - Σ P(x) H(Y | x) in bits, for counts distributed as the last axis of `pmf` says.
+
+    `noise_X` is H(Y | x), for those who ask often.
+    """
+    noise_X = entropy_bits(f_XY) if noise_X is None else noise_X
+    flat = pmf.reshape(-1, pmf.shape[-1])  # one product of matrices, not one for each of the leading axes
+    return (entropy_bits(flat @ f_XY) - flat @ noise_X).reshape(pmf.shape[:-1])
 
 
 def _whole(answer: float, low: int, high: int | None, k: int) -> int:

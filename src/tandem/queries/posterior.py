@@ -20,7 +20,7 @@ from tandem.queries.partition import Partition, inclusion
 from tandem.queries.prior import Floats, Integers, Prior
 from tandem.queries.product import NotDyadicError, Product
 from tandem.queries.region import Region
-from tandem.queries.table import Table, TooManyRowsError
+from tandem.queries.table import Table, TooManyRowsError, runs_of
 
 MAX_LISTED = 2**26  # cells that a map of all cells may have
 
@@ -226,14 +226,19 @@ class Posterior:
 
     @cached_property
     def _best(self) -> tuple[tuple[int, ...], float]:
-        rows = self.rows(len(self.engine.weight_R)) if isinstance(self.engine, Table) else self.rows()
         if self.prior.k == 0:
             return (), 1.0
-        ids, inverse = np.unique(rows.ids_RK, axis=0, return_inverse=True)
-        weight = sums(inverse.ravel(), rows.weight_R, len(ids))
-        row = int(np.argmax(weight))
+        if isinstance(self.engine, Table):  # its rows differ from each other
+            rows, ids, weight = self.engine, self.engine.ids_RK, self.engine.weight_R
+        else:
+            rows = self.rows()
+            ids, inverse = np.unique(rows.ids_RK, axis=0, return_inverse=True)
+            weight = sums(inverse.ravel(), rows.weight_R, len(ids))
+        likeliest = np.flatnonzero(weight == weight.max())
+        row = int(likeliest[np.lexsort(ids[likeliest].T[::-1])[0]])
         cells: list[int] = []
-        for atom, count in zip(*np.unique(ids[row][ids[row] >= 0], return_counts=True), strict=True):
+        held = runs_of(ids[row : row + 1])
+        for atom, count in zip(held.atom, held.count, strict=True):
             size = int(rows.partition.size[atom])
             full = self.prior.at_most_one and count == size
             if size > 1 and not full:

@@ -42,7 +42,8 @@ class Region:
         reach = np.maximum.accumulate(pairs[:, 1]) if len(pairs) else pairs[:, 1]
         first = np.ones(len(pairs), dtype=bool)
         first[1:] = pairs[1:, 0] > reach[:-1]
-        last = np.roll(first, -1)
+        last = np.ones(len(pairs), dtype=bool)
+        last[:-1] = first[1:]
         self.starts, self.stops = pairs[first, 0], reach[last]
 
     @classmethod

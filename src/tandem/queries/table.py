@@ -90,36 +90,50 @@ def split_rows(
     runs = runs_of(ids_RK)
     q = split.fraction_A[runs.atom]
     parted = (q > 0) & (q < 1)
-    counts_RK = np.zeros((rows, k), dtype=np.int64)  # at the first object of each atom that is cut: how many it has
-    counts_RK[runs.row[parted], runs.position[parted]] = runs.count[parted]
+    row, position = runs.row[parted], runs.position[parted]
+    count_RK, kind_RK = np.zeros((2, rows, k), dtype=np.int64)  # at the first object of each atom that is cut
+    count_RK[row, position] = runs.count[parted]
+    kind_RK[row, position], pmf_NC = _kinds(split, runs.atom[parted], runs.count[parted])
     in_whole = np.append(split.fraction_A, 0.0)[ids_RK] >= 1  # the last for atom -1
     reachable = _reachable(likelihood_X)
     origin, inside, weight = np.arange(rows), in_whole, weight_R
-    total, free = in_whole.sum(1), counts_RK.sum(1)
-    for position in range(k + 1):
+    total, free = in_whole.sum(1), count_RK.sum(1)
+    place = np.arange(k)
+    for position in (*np.flatnonzero(count_RK.any(0)), k):
         possible = reachable[total, free] & (weight > 0)
         if not possible.all():
             origin, inside, weight = origin[possible], inside[possible], weight[possible]
             total, free = total[possible], free[possible]
         if position == k or not len(origin):
             break
-        count = counts_RK[origin, position]
+        count = count_RK[origin, position]
         if not count.any():
             continue
-        repeats = count + 1
-        if repeats.sum() > limit:
+        end = np.cumsum(count + 1)
+        if end[-1] > limit:
             raise TooManyRowsError
-        source = np.repeat(np.arange(len(origin)), repeats)
-        taken = np.arange(len(source)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        source = np.repeat(np.arange(len(origin)), count + 1)
+        taken = np.arange(len(source)) - (end - count - 1)[source]
+        origin, count = origin[source], count[source]
+        weight = weight[source] * pmf_NC[kind_RK[origin, position], taken]
         # The objects of an atom are alike: the last `taken` of them go inside, which keeps rows sorted.
-        atom = np.maximum(ids_RK[origin, position], 0)
-        weight = weight[source] * split.pmf(atom, count)[source, taken]
-        place = np.arange(k)
-        end = (position + count)[source][:, None]
-        inside = inside[source] | ((place >= end - taken[:, None]) & (place < end))
-        origin, total, free = origin[source], total[source] + taken, (free - count)[source]
+        last = position + count[:, None]
+        inside = inside[source] | ((place >= last - taken[:, None]) & (place < last))
+        total, free = total[source] + taken, free[source] - count
     ids = ids_RK[origin]
     return np.where(ids < 0, -1, 2 * ids + inside), weight * likelihood_X[total]
+
+
+def _kinds(split: Split, atom_T: Integers, count_T: Integers) -> tuple[Integers, Floats]:
+    """The number of each pair of an atom and its count, equal for equal pairs, and `split.pmf` by number, shape (N, C).
+
+    Number 0 is for no objects, of which none are inside.
+    """
+    key_T = atom_T * (split.k + 1) + count_T
+    seen = np.zeros(len(split.fraction_A) * (split.k + 1), dtype=bool)
+    seen[key_T] = True
+    atom, count = np.divmod(np.flatnonzero(seen), split.k + 1)
+    return np.cumsum(seen)[key_T], np.concatenate([np.eye(1, split.k + 1), split.pmf(atom, count)])
 
 
 def _reachable(likelihood_X: Floats) -> NDArray[np.bool_]:
@@ -182,9 +196,11 @@ class Table:
         if np.count_nonzero(likelihood_X) > 1:
             ids, weight, cut_off = self._without_unlikely(ids, weight)
             lost += cut_off / (1 - cut_off)
-        used = np.unique(ids)
-        used = used[used >= 0]
-        ids = np.where(ids < 0, -1, np.searchsorted(used, ids))
+        seen = np.zeros(after.atoms + 1, dtype=bool)  # the last for atom -1
+        seen[ids] = True
+        number = np.cumsum(seen) - 1
+        number[-1] = -1
+        used, ids = np.flatnonzero(seen[:-1]), number[ids]
         surprise = self.surprise - float(np.log2(evidence))
         return Table(after.keep(used), ids, weight, lost / (1 + lost), surprise, self.limit, self.tolerance)
 

@@ -132,7 +132,10 @@ def parts_of(config: QuestionsConfig) -> Iterator[Part]:
 
 def _entropy(config: QuestionsConfig) -> Iterator[Part]:
     for k in config.objects:
-        policies: dict[str, Policy] = {"bifurcation": SequentialBifurcation(), "half-greedy": HalfGreedyPolicy()}
+        policies: dict[str, Policy] = {
+            "bifurcation": SequentialBifurcation(),
+            "half-greedy": HalfGreedyPolicy(ahead=0.0),
+        }
         if k <= config.greedy_objects:
             policies["greedy"] = GreedyPolicy(restarts=2)
         trials = max(3, round(4 * config.searches / k**2)) if k > 2 else config.searches
