@@ -21,7 +21,7 @@ from torch import Tensor
 from tandem.nn import HybridLM, ModelConfig, MoEConfig, SequenceLayout
 from tandem.ops.triton.support import without_triton
 from tandem.plan import memory, parameters
-from tandem.recipes.granite import GRANITE, granite_config
+from tandem.recipes.granite import GPU_CHUNK, GRANITE, granite_config
 from tandem.serve import Sampling, generate_batch, without_graphs
 
 PROMPT_TOKENS, NEW_TOKENS, BATCHES = 128, 64, (1, 32)
@@ -189,6 +189,8 @@ def _peer(shape: ModelConfig, device: str) -> Callable[[list[list[int]]], Any]:
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     with torch.device(device):
-        model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape)).bfloat16().eval()
+        model: Any = (
+            transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape, GPU_CHUNK)).bfloat16().eval()
+        )
     length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     return lambda prompts: model.generate(torch.tensor(prompts, device=device), do_sample=False, **length)

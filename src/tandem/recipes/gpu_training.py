@@ -26,7 +26,7 @@ from torch import Tensor
 from tandem.data import Batch
 from tandem.nn import HybridLM, ModelConfig, SequenceLayout
 from tandem.plan import flops
-from tandem.recipes.granite import GRANITE, granite_config
+from tandem.recipes.granite import GPU_CHUNK, GRANITE, granite_config
 from tandem.train import CapturedStep, LanguageModelTask, OptimizerConfig, TrainConfig, build_optimizer, clip_gradients
 
 ROWS, ROW_TOKENS = 4, 2048
@@ -170,7 +170,7 @@ def peer_step(shape: ModelConfig, device: str, count: int, *, narrow: bool) -> S
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     with torch.device(device):
-        model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape)).train()
+        model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape, GPU_CHUNK)).train()
     if narrow:
         model.bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_CONFIG.optimizer.lr, fused=True)

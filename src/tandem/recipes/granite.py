@@ -16,14 +16,21 @@ GRANITE = ModelConfig(
 """1.3B parameters, 0.4B of them active: 20 mixers of which 2 attention, and vocabulary and experts as in Granite 4.0 H."""
 
 
-def granite_config(transformers: Any, shape: ModelConfig) -> Any:
+CPU_CHUNK, GPU_CHUNK = 32, 64
+"""Tokens of a chunk of the peer's scan at which its PyTorch paths were fastest, of 16 to 256; released models have 256."""
+
+
+def granite_config(transformers: Any, shape: ModelConfig, chunk: int = CPU_CHUNK) -> Any:
     """The same shape as a config of `transformers`, whose logits are the same.
 
     Args:
         transformers: the module, which is an extra and slow to import.
+        chunk: of its scan, in tokens; results do not depend on it.
     """
     plain = released_config(shape)
     assert plain is not None
     assert plain.pop("model_type") == "granitemoehybrid"
     del plain["architectures"]
-    return transformers.GraniteMoeHybridConfig(**plain, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    return transformers.GraniteMoeHybridConfig(
+        **plain, mamba_chunk_size=chunk, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
