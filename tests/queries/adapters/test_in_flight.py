@@ -46,6 +46,21 @@ def test_objects_are_found_with_several_in_flight(policy: object):
     assert oracle.widest == 3
 
 
+@pytest.mark.parametrize("in_flight", [4, 16])
+def test_many_in_flight_wait_rather_than_let_the_posterior_grow(in_flight: int):
+    async def count(region: Region) -> int:
+        await asyncio.sleep(rng.random() * 0.003)
+        rows.append(len(session.posterior.rows(10**9).weight_R))
+        return region.count(hidden)
+
+    rng, rows, hidden = random.Random(0), list[int](), [101, 5000, 9973, 16_000]
+    session = Session(Prior.uniform(2**14, k=4), seed=7)
+    asyncio.run(search_async(session, count, in_flight=in_flight))
+    assert session.answer == tuple(hidden)
+    assert max(rows) < 2000
+    assert len(rows) <= 32  # 25 one after the other
+
+
 def test_the_same_seed_and_order_of_answers_ask_the_same():
     def asked(seed: int) -> list[Region]:
         async def counts(region: Region) -> int:

@@ -121,6 +121,11 @@ def test_a_share_of_a_bit_is_wanted():
         HalfGreedyPolicy(ahead=1.0)
 
 
+def test_one_start_more_than_all_halves_is_wanted():
+    with pytest.raises(ValueError, match="restarts=0 leaves all halves alone"):
+        HalfGreedyPolicy(restarts=0)
+
+
 def test_single_cells_are_not_halved():
     posterior = Posterior(Prior.uniform(4, k=2)).given(Region([(0, 1)]), 1)
     search = HalfSearch(posterior.rows(), posterior.answers)

@@ -29,7 +29,6 @@ MAX_WORK = (
     2**21
 )  # numbers that all changes of one state are scored from; more would take longer than a question is worth
 MAX_ATOMS = 512
-MAX_SEGMENTS = 2**14
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class HalfGreedyPolicy:
         constraints: sizes and forbidden cells are kept; atoms of which only a part may be taken are cut there first.
         ahead: what a bit is worth that stays open for the next question; 0 asks what reveals most now.
     Raises:
-        ValueError: ahead is not in [0, 1), or a constraint is one of form.
+        ValueError: ahead is not in [0, 1), restarts is below 1, or a constraint is one of form.
     """
 
     restarts: int = 2
@@ -64,6 +63,10 @@ class HalfGreedyPolicy:
 
     def __post_init__(self):
         refuse(self, self.constraints)
+        if self.restarts < 1:
+            raise ValueError(
+                f"restarts={self.restarts} leaves all halves alone, from where no climb leads; use 1 or more"
+            )
         if not 0 <= self.ahead < 1:
             raise ValueError(f"ahead={self.ahead} bits are not what a bit is worth; use 0 or more, below 1")
 
@@ -74,7 +77,7 @@ class HalfGreedyPolicy:
         return [region]
 
     def beside(self, posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
-        """One question more, while those asked have no answer yet; None when it would reveal nothing."""
+        """One question more, while those asked have no answer yet; None when it would reveal nothing, or there is too much open."""
         return best_beside(posterior, asked, self.constraints, self.restarts, rng, self.ahead)
 
 
@@ -90,12 +93,12 @@ def best_beside(
 
     With `ahead` it is the one worth most, see `HalfGreedyPolicy`.
 
-    Where there are too many atoms for a search, or open questions would make them, half of each: its count does not depend
-    on theirs, and it reveals the dyadic D_k.
+    Where there are too many atoms for a search, half of each, which reveals the dyadic D_k; where open questions make them, none:
+    halves on halves would make still more, and an answer to one of those asked makes them fewer.
     """
     search = HalfSearch.of(posterior, asked, constraints, ahead)
     if search.too_large and not constraints.used:
-        return halves(posterior, asked, rng)
+        return None if asked else halves(posterior, rng)
     state_BA = search.starts(restarts, rng)
     if not search.too_large:
         state_BA = search.ascend(state_BA)
@@ -113,14 +116,9 @@ def best_beside(
     return search.region(state_BA[best]) if regions is None else regions[best]
 
 
-def halves(posterior: Posterior, asked: list[Region], rng: np.random.Generator) -> Region | None:
-    """Half of every atom, of those of one cell a random half; None when open questions make too many."""
+def halves(posterior: Posterior, rng: np.random.Generator) -> Region:
+    """Half of every atom, of those of one cell a random half."""
     partition = posterior.engine.partition
-    for region in asked:
-        partition = partition.cut(region)
-        partition = partition.keep(np.flatnonzero(partition.size > 0))
-        if len(partition.edges) > MAX_SEGMENTS:
-            return None  # an answer to one of those asked will make them fewer
     single = np.where(rng.random(partition.atoms) < 0.5, partition.size, 0)
     return partition.part(np.where(partition.size == 1, single, partition.upper))
 
