@@ -118,7 +118,8 @@ def decays_kernel(dt, A, decay, chunks, H, dt_stride, Q: tl.constexpr, HEADS: tl
 def forgotten_chunks(decay, count, Q: tl.constexpr, REVERSE: tl.constexpr):
     """How many of a segment's `count` chunks, first of those walked, lie behind a decay that is 0 in float32.
 
-    Nothing of them is left at the walk's end: of a long segment most heads remember a short piece.
+    Nothing of them is left at the walk's end: of a long segment most heads remember a short piece. Beside it the log-decay of
+    the whole segment, or of so much of it that it is 0.
     """
     reached, remembered, done = 0.0, 0, 0
     while (done < count) & (reached > _FORGOTTEN):
@@ -129,7 +130,7 @@ def forgotten_chunks(decay, count, Q: tl.constexpr, REVERSE: tl.constexpr):
         remembered += tl.sum(((behind_B > _FORGOTTEN) & (back_B < count)).to(tl.int32), 0)
         reached += tl.sum(log_B, 0)
         done += _LOOK_BACK
-    return count - remembered
+    return count - remembered, reached
 
 
 @no_type_check
@@ -155,8 +156,7 @@ def states_kernel(
         if is_final == LOCAL:
             return
     p0 = tl.program_id(1) * BLOCK_P
-    column_P = p0 + tl.arange(0, BLOCK_P)
-    i_Q, row_N = tl.arange(0, Q), tl.arange(0, BLOCK_N)
+    i_Q, row_N, column_P = tl.arange(0, Q), tl.arange(0, BLOCK_N), p0 + tl.arange(0, BLOCK_P)
     value += first.to(tl.int64) * value_token + head * value_head + p0
     key += first.to(tl.int64) * key_token + (head // R) * key_group
     plane = tl.cast(H, tl.int64) * CHUNKS * Q
@@ -165,9 +165,9 @@ def states_kernel(
     WIDTH: tl.constexpr = BLOCK_P if P % BLOCK_P == 0 else P  # more than one block only where they divide P
 
     state_NP = first_state(start, segment * H + head, column_P, P, N, BLOCK_P, BLOCK_N)
-    total, forgotten = 0.0, 0
+    forgotten, total = 0, 0.0
     if chunk_states is None:
-        forgotten = forgotten_chunks(decay, count, Q, REVERSE)
+        forgotten, total = forgotten_chunks(decay, count, Q, REVERSE)
         state_NP = tl.where(forgotten == 0, state_NP, 0.0)
     for step in range(forgotten, count):
         c = count - 1 - step if REVERSE else step
@@ -182,15 +182,13 @@ def states_kernel(
             if entering is not None:
                 through = tl.sum(tl.sum(kept_NP.to(tl.float32) * entering_NP, 1), 0)
                 tl.store(carried + (tl.program_id(1) * CHUNKS + chunk + c) * H + head, through * tl.exp2(end_log))
-        offset = (c * Q).to(tl.int64)
-        value_QP = load_rows(value + offset * value_token, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
-        key_QN = load_rows(key + offset * key_token, key_token, i_Q, valid_Q, N, BLOCK_N)
+        value_QP = load_rows(value + (c * Q).to(tl.int64) * value_token, value_token, i_Q, valid_Q, WIDTH, BLOCK_P)
+        key_QN = load_rows(key + (c * Q).to(tl.int64) * key_token, key_token, i_Q, valid_Q, N, BLOCK_N)
         log = decay + c * Q
         log_Q = tl.load(log + i_Q) if REVERSE else log_difference(log, plane, Q - 1, i_Q, PRECISE, STEP=True)
         weighted_QP = (value_QP * tl.exp2(log_Q)[:, None]).to(value_QP.dtype)
         state_NP *= tl.exp2(end_log)
         state_NP = tl.dot(tl.trans(key_QN), weighted_QP, state_NP, input_precision=PRECISION)
-        total += end_log
     if LOCAL:
         store_state(end, segment * H + head, column_P, state_NP, P, N, BLOCK_N)
         tl.store(segment_decay + segment * H + head, tl.exp2(total))
