@@ -46,7 +46,7 @@ def test_objects_are_found_with_several_in_flight(policy: object):
     assert oracle.widest == 3
 
 
-@pytest.mark.parametrize("in_flight", [4, 16])
+@pytest.mark.parametrize("in_flight", [8, 16])
 def test_many_in_flight_wait_rather_than_let_the_posterior_grow(in_flight: int):
     async def count(region: Region) -> int:
         await asyncio.sleep(rng.random() * 0.003)
