@@ -43,3 +43,8 @@ def test_a_measured_ceiling_is_plausible():
 def test_no_pairs_are_a_mistake():
     with pytest.raises(ValueError, match="pairs=0 is below 1; use 5 or more"):
         compare("train", pairs=0)
+
+
+def test_layers_are_compiled_for_training_alone():
+    with pytest.raises(ValueError, match="peer_compiled=True is for train, not for decode"):
+        compare("decode", peer_compiled=True)

@@ -38,9 +38,10 @@ def test_the_peer_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch):
         return Training(name=name, seconds=(1.0,) if "2 rows" in name else (), memory=1, operations=1.0)
 
     monkeypatch.setattr(gpu_training, "_timed", timed)
-    assert gpu_training._peer("cuda", [], narrow=True).name == "transformers, all in bfloat16, 2 rows at once"
+    peer = gpu_training._peer("cuda", [], narrow=True, compiled=True)
+    assert peer.name == "transformers, all in bfloat16, compiled, 2 rows at once"
     monkeypatch.setattr(gpu_training, "ROWS", 3)
-    assert not gpu_training._peer("cuda", [], narrow=False).seconds
+    assert not gpu_training._peer("cuda", [], narrow=False, compiled=False).seconds
 
 
 def test_a_row_has_speed_utilization_and_memory():

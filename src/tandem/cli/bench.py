@@ -70,6 +70,9 @@ class BenchArguments:
     peer_keeps_memory: bool = False
     """Give the peer the allocator setting of Tandem's training as well, which transformers does not make by itself."""
 
+    peer_compiled: bool = False
+    """For train on cpu: let torch.compile fuse the peer's layers, which takes it minutes before the first pair."""
+
     trials: int = 200
     """For queries: searches of each kind; a quarter of them for 10 objects."""
 
@@ -114,7 +117,12 @@ def _beside_transformers(arguments: BenchArguments, works: Sequence[Work]) -> No
     columns = ("work", "Tandem tokens/s", "its share of the measured ceiling", "transformers tokens/s", "ratio (range)")
     table = Table(*columns, title=title)
     for work in works:
-        comparison = compare(work, pairs=arguments.pairs, peer_keeps_memory=arguments.peer_keeps_memory)
+        comparison = compare(
+            work,
+            pairs=arguments.pairs,
+            peer_keeps_memory=arguments.peer_keeps_memory,
+            peer_compiled=arguments.peer_compiled,
+        )
         name, ours, theirs, ratio = comparison.row()
         table.add_row(name, ours, comparison.share(ceiling), theirs, ratio)
     Console().print(table)

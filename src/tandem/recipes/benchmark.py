@@ -1,7 +1,8 @@
 """Tandem beside transformers' GraniteMoeHybrid of one shape: the same tokens and threads, in interleaved pairs.
 
 Each side lives in a process of its own and is set up as its users would have it: Tandem with what its training loop and its
-generation set, the peer in the faster of float32 and bf16 autocast, tried first. Weights are random. Start at `compare`.
+generation set, the peer in the faster of float32 and bf16 autocast, tried first. Weights are random. What the peer's users can
+switch on beside that, an allocator that keeps memory and torch.compile, are settings of a run. Start at `compare`.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from tandem.nn import AttentionConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig, SequenceLayout
 from tandem.plan import flops, memory, parameters
-from tandem.recipes.granite import granite_config
+from tandem.recipes.granite import COMPILED_CPU_CHUNK, CPU_CHUNK, compile_layers, granite_config
 from tandem.recipes.quickstart import fast_precision
 from tandem.train import keep_freed_memory
 
@@ -127,21 +128,25 @@ def step_bytes(config: ModelConfig, sequences: int, value_bytes: int) -> int:
     return weights * value_bytes + 2 * sequences * memory(config).ssm_per_sequence
 
 
-def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False) -> Comparison:
+def compare(work: Work, *, pairs: int = 5, peer_keeps_memory: bool = False, peer_compiled: bool = False) -> Comparison:
     """Runs both sides in turn, after a warm-up of each.
 
     Args:
         peer_keeps_memory: give the peer the allocator setting of Tandem's training (`keep_freed_memory`) as well.
+        peer_compiled: compile the peer's layers, for training, whose shapes stay.
     Raises:
         ImportError: transformers is missing.
-        ValueError: fewer than one pair.
+        ValueError: fewer than one pair, or layers to be compiled for other work than training.
     """
     if pairs < 1:
         raise ValueError(f"pairs={pairs} is below 1; use 5 or more")
+    if peer_compiled and work != "train":
+        raise ValueError(f"peer_compiled=True is for train, not for {work}, where the peer's cache grows; leave it out")
     if importlib.util.find_spec("transformers") is None:
         raise ImportError("tandem bench needs transformers: pip install 'tandem-lm[bench]'")
     ours = Side(_ours, work, work == "train")
-    peers = {precision: Side(_peer, work, precision, peer_keeps_memory) for precision in ("float32", "bfloat16")}
+    setting = (peer_keeps_memory, peer_compiled)
+    peers = {precision: Side(_peer, work, precision, *setting) for precision in ("float32", "bfloat16")}
     try:
         ours.seconds()
         trials = {name: min(peer.seconds() for _ in range(3)) for name, peer in peers.items()}
@@ -247,16 +252,19 @@ def decoding(model: HybridLM, sequences: int, steps: int = STEPS) -> Callable[[]
     return run
 
 
-def _peer(work: Work, precision: str, keeps_memory: bool) -> Callable[[], Any]:
+def _peer(work: Work, precision: str, keeps_memory: bool, compiled: bool) -> Callable[[], Any]:
     # On use: transformers is the extra `bench`, and slow to import.
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     if keeps_memory:
         keep_freed_memory()
-    model = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, SHAPE))
+    chunk = COMPILED_CPU_CHUNK if compiled else CPU_CHUNK
+    model = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, SHAPE, chunk))
+    if compiled:
+        compile_layers(model)
     if work == "train":
         tokens = _tokens(ROWS, ROW_TOKENS)
-        return _training(model, lambda: model(input_ids=tokens, labels=tokens).loss, precision)
+        return _training(model, lambda: model(input_ids=tokens, labels=tokens, use_cache=False).loss, precision)
     model.eval()
     if work == "prefill":
         prompt = _tokens(1, PROMPT_TOKENS)

@@ -1,9 +1,9 @@
 """Training on a GPU beside transformers' GraniteMoeHybrid of one shape: whole steps on the same tokens. Start at `measure_training`.
 
 Both sides compute in bfloat16 and clip; AdamW is fused on both. Ours keeps float32 weights and runs as `fit` runs it, with
-AdamW's moments in float32 and in bfloat16. The peer runs under autocast with float32 weights, and with everything in bfloat16;
-each time with the most rows at once that fit into memory, whose gradients are summed. It is also checked that our step captured as CUDA graphs gives the losses of one issued call by
-call.
+AdamW's moments in float32 and in bfloat16. The peer runs under autocast with float32 weights, with everything in bfloat16, and
+so with its layers compiled; each time with the most rows at once that fit into memory, whose gradients are summed. It is also
+checked that our step captured as CUDA graphs gives the losses of one issued call by call.
 
     MFU = 3 · (forward operations of a token) · tokens per second / operations per second of the chip
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from tandem.data import Batch
 from tandem.nn import HybridLM, ModelConfig, SequenceLayout
 from tandem.plan import flops
-from tandem.recipes.granite import GPU_CHUNK, GRANITE, granite_config
+from tandem.recipes.granite import COMPILED_GPU_CHUNK, GPU_CHUNK, GRANITE, compile_layers, granite_config
 from tandem.train import CapturedStep, LanguageModelTask, OptimizerConfig, TrainConfig, build_optimizer, clip_gradients
 
 ROWS, ROW_TOKENS = 4, 2048
@@ -116,18 +116,21 @@ def measure_training(device: str = "cuda") -> list[Training]:
     rows = [ours("Tandem", "float32"), ours("Tandem, bfloat16 moments", "bfloat16")]
     if importlib.util.find_spec("transformers") is None:
         return rows
-    peers = [_peer(device, batches, narrow=narrow) for narrow in (False, True)]
+    kinds = ((False, False), (True, False), (True, True))
+    peers = [_peer(device, batches, narrow=narrow, compiled=compiled) for narrow, compiled in kinds]
     return [*rows, *peers, ours("Tandem, again", "float32")]
 
 
-def _peer(device: str, batches: list[Batch], *, narrow: bool) -> Training:
+def _peer(device: str, batches: list[Batch], *, narrow: bool, compiled: bool) -> Training:
     """The peer with the most rows at once that fit; without seconds if not even one does."""
-    name = f"transformers, {'all in bfloat16' if narrow else 'autocast'}"
+    name = f"transformers, {'all in bfloat16' if narrow else 'autocast'}{', compiled' if compiled else ''}"
     row = None
     for count in (ROWS, ROWS // 2, 1):
-        row = _timed(
-            f"{name}, {count} rows at once", lambda n=count: peer_step(GRANITE, device, n, narrow=narrow), batches
-        )
+
+        def make(count: int = count) -> Step:
+            return peer_step(GRANITE, device, count, narrow=narrow, compiled=compiled)
+
+        row = _timed(f"{name}, {count} rows at once", make, batches)
         if row.seconds:
             break
     assert row is not None
@@ -165,21 +168,24 @@ def plain_step(shape: ModelConfig, device: str) -> Step:
     return run
 
 
-def peer_step(shape: ModelConfig, device: str, count: int, *, narrow: bool) -> Step:
+def peer_step(shape: ModelConfig, device: str, count: int, *, narrow: bool, compiled: bool = False) -> Step:
     """GraniteMoeHybrid of transformers: under autocast, or `narrow`, with weights and AdamW in bfloat16; `count` rows at once."""
+    chunk = COMPILED_GPU_CHUNK if compiled else GPU_CHUNK
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     with torch.device(device):
-        model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape, GPU_CHUNK)).train()
+        model: Any = transformers.GraniteMoeHybridForCausalLM(granite_config(transformers, shape, chunk)).train()
     if narrow:
         model.bfloat16()
+    if compiled:
+        compile_layers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_CONFIG.optimizer.lr, fused=True)
 
     def run(batch: Batch) -> Tensor:
         losses: list[Tensor] = []
         for tokens in batch.tokens_T.view(ROWS, -1).to(device).split(count):
             with torch.autocast(device, torch.bfloat16, enabled=not narrow):
-                loss: Tensor = model(input_ids=tokens, labels=tokens).loss * (count / ROWS)
+                loss: Tensor = model(input_ids=tokens, labels=tokens, use_cache=False).loss * (count / ROWS)
             loss.backward()
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -18,6 +18,8 @@ GRANITE = ModelConfig(
 
 CPU_CHUNK, GPU_CHUNK = 32, 64
 """Tokens of a chunk of the peer's scan at which its PyTorch paths were fastest, of 16 to 256; released models have 256."""
+COMPILED_CPU_CHUNK, COMPILED_GPU_CHUNK = 64, 32
+"""The same where torch.compile has fused its layers, of 32, 64 and 128; in chunks of 256 PyTorch 2.11 cannot compile them."""
 
 
 def granite_config(transformers: Any, shape: ModelConfig, chunk: int = CPU_CHUNK) -> Any:
@@ -34,3 +36,9 @@ def granite_config(transformers: Any, shape: ModelConfig, chunk: int = CPU_CHUNK
     return transformers.GraniteMoeHybridConfig(
         **plain, mamba_chunk_size=chunk, pad_token_id=0, bos_token_id=1, eos_token_id=2
     )
+
+
+def compile_layers(model: Any) -> None:
+    """Compiles each layer of the peer by itself, for shapes that stay; layers of a kind share what is compiled."""
+    for layer in model.model.layers:
+        layer.compile(dynamic=False)
