@@ -27,6 +27,7 @@ from tandem.ops.layout import FixedLayout, SequenceLayout
 from tandem.ops.triton.scan import scan_is_supported
 from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel
 from tandem.ops.triton.scan_kernels import load_rows, log_difference, store_rows
+from tandem.ops.triton.sums import sum_over
 from tandem.ops.triton.support import ceil_div, opaque
 from tandem.ops.triton.walks import HEADS, Problem, Walk, blocks_of, hold, in_rows, launch, problem_of
 
@@ -111,7 +112,7 @@ def memory_backward(
     d_dt, dA_CH = dt.new_empty(dt.shape), torch.empty_like(added_CH)
     given = (None, written, before_CH, decay, A, problem.tables.chunks_C3, d_dt, dA_CH, None)
     launch(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, HEADS)
-    return dV, dK, d_dt, dA_CH.sum(0), d_state
+    return dV, dK, d_dt, sum_over(dA_CH, 0), d_state
 
 
 def _sums(
@@ -138,7 +139,7 @@ def _chunk_gradients(
     given = (V, K, d_end, decay, behind_CH, problem.tables.chunks_C3, dV, dK, written, added_CH)
     sizes = (problem.T, chunks, H, G, problem.R, *V.stride()[:2], *K.stride()[:2], blocks)
     launch(gradients_kernel, (chunks * G * blocks,), *given, *sizes, **problem.tiles["leaving"])
-    return dV, dK[0] if blocks == 1 else dK.sum(0).to(K.dtype), written, added_CH
+    return dV, dK[0] if blocks == 1 else sum_over(dK, 0, K.dtype), written, added_CH
 
 
 @no_type_check

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tandem.ops.triton.sums import sum_over
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 2048  # of a tile
@@ -77,7 +78,7 @@ def _norm_gradient(
     given = (x_TD, gate_TD, weight_D.contiguous(), dy_TD.contiguous())
     if x_TD.numel():
         _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile)
-    return dx_TD, partial.sum(0).to(weight_D.dtype), d_gate_TD
+    return dx_TD, sum_over(partial, 0, weight_D.dtype), d_gate_TD
 
 
 def add_norm(
@@ -149,7 +150,7 @@ def _add_norm_gradient(
     given = (sum_TD, weight_D.contiguous(), d_normed_TD.contiguous(), d_sum, dx_TD, dy_TD, partial, T, D, scale, eps)
     if sum_TD.numel():
         _add_backward[programs,](*given, ADDED=d_sum is not None, **form)
-    return dx_TD, dy_TD, partial.sum(0).to(weight_D.dtype)
+    return dx_TD, dy_TD, sum_over(partial, 0, weight_D.dtype)
 
 
 def _as_rows(t: Tensor) -> Tensor:

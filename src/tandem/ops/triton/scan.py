@@ -18,6 +18,7 @@ from torch import Tensor
 from tandem.ops.layout import FixedLayout, SequenceLayout
 from tandem.ops.triton.scan_backward_kernels import decay_gradients_kernel, entering_kernel, leaving_kernel
 from tandem.ops.triton.scan_kernels import forward_kernel
+from tandem.ops.triton.sums import sum_over
 from tandem.ops.triton.support import opaque, power_of_two
 from tandem.ops.triton.tables import fixed_tables, segment_count
 from tandem.ops.triton.walks import (
@@ -151,10 +152,10 @@ def ssd_backward(
     problem.walk(dy, C, decay, Walk(d_start, leaving, d_state, None, entering, carried), reverse=True)
     d_dt, dA_dD_2CH = dt.new_empty(dt.shape), decay.new_empty(2, problem.C, problem.H)
     dx, dB_dC_2TGN, parts = _chunk_gradients(problem, x, B, C, dy, decay, D, (entering, leaving), dA_dD_2CH[1])
-    carried_CH = carried[0] if len(carried) == 1 else carried.sum(0)
+    carried_CH = carried[0] if len(carried) == 1 else sum_over(carried, 0)
     given = (parts[:2], parts[2:], carried_CH, decay, A, problem.tables.chunks_C3, d_dt, *dA_dD_2CH)
     launch(decay_gradients_kernel, problem.turns, *given, problem.H, problem.Q, HEADS)
-    return dx, d_dt, dB_dC_2TGN, dA_dD_2CH.sum(1), d_state
+    return dx, d_dt, dB_dC_2TGN, sum_over(dA_dD_2CH, 1), d_state
 
 
 def _chunk_gradients(
@@ -180,4 +181,4 @@ def _chunk_gradients(
     launch(entering_kernel, (len(flows),), *given, *sizes, **problem.tiles["entering"])
     given = (x, B, C, dy, decay, D, leaving, flows, problem.tables.chunks_C3, dx, dB, parts)
     launch(leaving_kernel, (len(flows),), *given, *sizes, **problem.tiles["leaving"])
-    return dx, dB_dC[:, 0] if blocks == 1 else dB_dC.sum(1).to(B.dtype), parts
+    return dx, dB_dC[:, 0] if blocks == 1 else sum_over(dB_dC, 1, B.dtype), parts
