@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tandem.ops.triton.support import triton_for
+
 _MANY = 256  # tokens: with fewer of them the launches of a product in parts take longer than the product
 
 
@@ -43,6 +45,10 @@ def route(
         expert_TK, the chosen experts; weight_TK, how much each counts, see `route_weights`; scores_TE.
     """
     logits_TE = _logits(x_TD, weight_ED)
+    if rule.scores == "softmax" and rule.top_groups == rule.groups and _has_kernel(logits_TE):
+        from tandem.ops.triton.routing import choose
+
+        return choose(logits_TE, bias_E, top_k, rule.renormalize, rule.scale)
     scores_TE = torch.sigmoid(logits_TE) if rule.scores == "sigmoid" else torch.softmax(logits_TE, dim=-1)
     ranked_TE = (scores_TE if bias_E is None else scores_TE + bias_E).detach()
     if rule.top_groups < rule.groups:
@@ -77,26 +83,51 @@ class SplitProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_TD: Tensor, weight_ED: Tensor):  # noqa: ANN001, ANN205
-        parts = _three_parts(weight_ED)
-        ctx.save_for_backward(x_TD, *parts)
-        return _wide_product(x_TD, torch.cat(parts).t()).unflatten(1, (3, -1)).sum(1)
+        parts_4ED = four_parts(weight_ED, 0)
+        ctx.save_for_backward(x_TD, parts_4ED)
+        return _sum(_wide_product(x_TD, parts_4ED[1:].flatten(0, 1).t()).unflatten(1, (3, -1)), 1)
 
     @staticmethod
     def backward(ctx, grad_TE: Tensor):  # noqa: ANN001, ANN205
-        x_TD, high_ED, middle_ED, _ = ctx.saved_tensors
-        high_TE, middle_TE, low_TE = _three_parts(grad_TE)
-        # x's gradient is rounded to bfloat16, so that what is below two parts of each does not count.
-        d_x_TD = torch.cat([high_TE, middle_TE, high_TE], 1) @ torch.cat([high_ED, high_ED, middle_ED])
-        d_weight = _wide_product(torch.cat([high_TE, middle_TE, low_TE], 1).t(), x_TD)
-        return d_x_TD, d_weight.unflatten(0, (3, -1)).sum(0)
+        x_TD, parts_4ED = ctx.saved_tensors
+        parts_T4E = four_parts(grad_TE, 1, reverse=True)
+        # x's gradient is rounded to bfloat16, so that what is below two parts of each does not count: middle · high, high · high
+        # and high · middle.
+        d_x_TD = parts_T4E[:, 1:].flatten(1) @ parts_4ED[:3].flatten(0, 1)
+        d_weight_3ED = _wide_product(parts_T4E[:, :3].flatten(1).t(), x_TD).unflatten(0, (3, -1))
+        return d_x_TD, _sum(d_weight_3ED, 0)
 
 
-def _three_parts(wide: Tensor) -> list[Tensor]:
-    parts = []
-    for _ in range(3):
-        parts.append(wide.bfloat16())
-        wide = wide - parts[-1].float()
-    return parts
+def four_parts(wide_RC: Tensor, dim: int, *, reverse: bool = False) -> Tensor:
+    """A float32 matrix as bfloat16 matrices [high, high, middle, low] that add up to it, one high aside.
+
+    Both what lies before the last and what lies behind the first is in a row, for products of either to read as one matrix.
+
+    Args:
+        dim: where the four lie: before the rows, 0, or before the columns, 1.
+        reverse: from low to high.
+    """
+    if triton_for(wide_RC):
+        from tandem.ops.triton.routing import four_parts as triton_parts
+
+        return triton_parts(wide_RC, dim, reverse)
+    high = wide_RC.bfloat16()
+    rest = wide_RC - high.float()
+    middle = rest.bfloat16()
+    parts = [high, high, middle, (rest - middle.float()).bfloat16()]
+    return torch.stack(parts[::-1] if reverse else parts, dim)
+
+
+def _sum(wide: Tensor, dim: int) -> Tensor:
+    if triton_for(wide) and not torch.compiler.is_compiling():
+        from tandem.ops.triton.sums import sum_over
+
+        return sum_over(wide, dim)
+    return wide.sum(dim)
+
+
+def _has_kernel(logits_TE: Tensor) -> bool:
+    return logits_TE.dtype == torch.float32 and triton_for(logits_TE)
 
 
 def _wide_product(a: Tensor, b: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tandem.ops.triton.routing import best_of, scores_and_ranks
 from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 8192  # of a tile of the router
@@ -125,21 +126,9 @@ def _route(
         d = first + tl.arange(0, BD)
         w = tl.load(weight + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
         along += w * tl.load(x + t * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
-    logits = tl.where(e < E, tl.sum(along, 1), float("-inf"))
-    score = tl.exp(logits - tl.max(logits, 0))
-    score = score / tl.sum(score, 0)
+    score, ranked = scores_and_ranks(tl.sum(along, 1), bias, e, E, BIASED)
     tl.store(scores + t * E + e, score, mask=e < E)
-    ranked = score
-    if BIASED:
-        ranked += tl.load(bias + e, mask=e < E, other=0.0)
-    ranked = tl.where(e < E, ranked, float("-inf"))
-    chosen, share = tl.zeros((BK,), tl.int64), tl.zeros((BK,), tl.float32)
-    for number in tl.static_range(K):
-        best = tl.min(tl.where(ranked == tl.max(ranked, 0), e, BE), 0)
-        best = tl.minimum(best, E - 1)  # NaN equals nothing
-        chosen = tl.where(k == number, best.to(tl.int64), chosen)
-        share = tl.where(k == number, tl.sum(tl.where(e == best, score, 0.0), 0), share)
-        ranked = tl.where(e == best, float("-inf"), ranked)
+    chosen, share = best_of(score, ranked, e, k, E, K, BE, BK)
     tl.store(experts + t * K + k, chosen, mask=k < K)
     tl.store(weights + t * K + k, share / (tl.sum(share, 0) + 1e-20), mask=k < K)
 
