@@ -21,7 +21,7 @@ from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CHANNELS = 128  # of a tile
 _TOKENS = 16  # of a tile of the forward pass
-_STRIPS, _LENGTH = 4, 64  # that a program of the backward pass walks along, and tokens of each
+_STRIPS, _LENGTH = 2, 64  # that a program of the backward pass walks along, and tokens of each
 _AHEAD = 4  # tokens of a strip that are read at once
 
 

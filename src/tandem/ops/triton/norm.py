@@ -18,6 +18,8 @@ from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CELLS = 2048  # of a tile
 _PROGRAMS = 512  # that share the rows of a group in the backward pass
+_STAGES = 3  # tiles of a program that are under way in the backward pass, as far as they fit into
+_SHARED = 98_304  # bytes of shared memory
 
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, groups: int, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -77,7 +79,8 @@ def _norm_gradient(
     partial = torch.empty(programs, len(weight_D), dtype=torch.float32, device=x_TD.device)
     given = (x_TD, gate_TD, weight_D.contiguous(), dy_TD.contiguous())
     if x_TD.numel():
-        _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile)
+        stages = _stages(tile, x_TD, dy_TD, *(() if gate_TD is None else (gate_TD,)))
+        _backward[programs, groups](*given, dx_TD, d_gate_TD, partial, *sizes, **tile, STAGES=stages)
     return dx_TD, sum_over(partial, 0, weight_D.dtype), d_gate_TD
 
 
@@ -149,8 +152,15 @@ def _add_norm_gradient(
     d_sum = None if d_sum_TD is None else d_sum_TD.contiguous()
     given = (sum_TD, weight_D.contiguous(), d_normed_TD.contiguous(), d_sum, dx_TD, dy_TD, partial, T, D, scale, eps)
     if sum_TD.numel():
-        _add_backward[programs,](*given, ADDED=d_sum is not None, **form)
+        stages = _stages(form, sum_TD, d_normed_TD, *(() if d_sum is None else (d_sum,)))
+        _add_backward[programs,](*given, ADDED=d_sum is not None, **form, STAGES=stages)
     return dx_TD, dy_TD, sum_over(partial, 0, weight_D.dtype)
+
+
+def _stages(tile: dict[str, Any], *read: Tensor) -> int:
+    """Tiles under way: the next ones are copied to shared memory while one is worked on."""
+    one = tile["BT"] * tile["BD"] * sum(t.element_size() for t in read)
+    return min(_STAGES, 1 + _SHARED // one)
 
 
 def _as_rows(t: Tensor) -> Tensor:
@@ -169,7 +179,7 @@ def _sizes(x_TD: Tensor, gate_TD: Tensor | None, eps: float, groups: int) -> tup
     columns = power_of_two(width)
     rows = max(1, _CELLS // columns)
     tile = {"WIDTH": width, "GATED": gate_TD is not None, "BT": rows, "BD": columns}
-    warps = min(16, max(4, rows * columns // 512))
+    warps = min(16, max(4, rows * columns // (512 if rows > 1 else 256)))
     strides = (x_TD.stride(0), 0 if gate_TD is None else gate_TD.stride(0))
     return (T, D, *strides, eps), {**tile, "num_warps": warps}
 
@@ -234,15 +244,14 @@ def _backward(
     GATED: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     part = tl.arange(0, BD)
     column = tl.program_id(1) * WIDTH + part
     factor = tl.load(weight + column, mask=part < WIDTH, other=0.0).to(tl.float32)
     d_weight = tl.zeros((BT, BD), tl.float32)
-    first = tl.program_id(0) * BT
-    while first < T:
+    for first in tl.range(tl.program_id(0) * BT, T, tl.num_programs(0) * BT, num_stages=STAGES):
         t = (first + tl.arange(0, BT)).to(tl.int64)
-        first += tl.num_programs(0) * BT
         mask = (t < T)[:, None] & (part < WIDTH)[None, :]
         out = t[:, None] * D + column[None, :]
         row, z, open_ = _read(x, gate, t, column, mask, x_stride, gate_stride, GATED)
@@ -294,14 +303,13 @@ def _add_backward(
     ADDED: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     column = tl.arange(0, BD)
     factor = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
     d_weight = tl.zeros((BT, BD), tl.float32)
-    first = tl.program_id(0) * BT
-    while first < T:
+    for first in tl.range(tl.program_id(0) * BT, T, tl.num_programs(0) * BT, num_stages=STAGES):
         t = (first + tl.arange(0, BT)).to(tl.int64)
-        first += tl.num_programs(0) * BT
         mask = (t < T)[:, None] & (column < D)[None, :]
         place = t[:, None] * D + column[None, :]
         u = tl.load(sums + place, mask=mask, other=0.0).to(tl.float32)
