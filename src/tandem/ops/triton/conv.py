@@ -21,7 +21,7 @@ from tandem.ops.triton.support import ceil_div, opaque, power_of_two
 
 _CHANNELS = 128  # of a tile
 _TOKENS = 16  # of a tile of the forward pass
-_STRIPS, _LENGTH = 2, 64  # that a program of the backward pass walks along, and tokens of each
+_STRIPS, _LENGTH = 4, 64  # that a program of the backward pass walks along, and tokens of each
 _AHEAD = 4  # tokens of a strip that are read at once
 
 
@@ -81,17 +81,17 @@ def _conv_gradient(
     document_T: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    T, C = x_TC.shape
+    (T, C), W = x_TC.shape, weight_CW.shape[1]
     dx_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
     sizes, tile = _sizes(x_TC, weight_CW, halo_SWC, silu)
     tile |= {"BT": _STRIPS, "LENGTH": _LENGTH, "AHEAD": _AHEAD}
     programs = ceil_div(T, _STRIPS * _LENGTH)
-    d_taps, d_bias = (
-        torch.empty(programs, *t.shape, dtype=torch.float32, device=t.device) for t in (weight_CW, bias_C)
-    )
+    # Taps by rows: by columns, as in the weight, stores take registers that keep a third program off a processor.
+    partial = torch.empty(programs, W + 1, C, dtype=torch.float32, device=x_TC.device)
     given = (x_TC, weight_CW, bias_C, halo_SWC, index_T, document_T, dy_TC.contiguous())
-    _backward[programs, ceil_div(C, tile["BC"])](*given, dx_TC, d_taps, d_bias, *sizes, **tile)
-    return dx_TC, sum_over(d_taps, 0, weight_CW.dtype), sum_over(d_bias, 0, bias_C.dtype)
+    _backward[programs, ceil_div(C, tile["BC"])](*given, dx_TC, partial, *sizes, **tile)
+    sums = sum_over(partial, 0)
+    return dx_TC, torch.empty_like(weight_CW).copy_(sums[:W].t()), sums[W].to(bias_C.dtype)
 
 
 def _sizes(
@@ -202,8 +202,7 @@ def _backward(
     document,
     dy,
     dx,
-    taps_of_programs,
-    bias_of_programs,
+    partial,
     T,
     C,
     x_stride,
@@ -250,7 +249,7 @@ def _backward(
         for back in tl.static_range(W - 1):
             kept = kept + (seen[AHEAD + back],)
         seen = kept
-    into = tl.program_id(0).to(tl.int64) * C + c
+    into = partial + tl.program_id(0).to(tl.int64) * (W + 1) * C + c
     for back in tl.static_range(W):
-        tl.store(taps_of_programs + into * W + W - 1 - back, tl.sum(d_taps[back], 0), mask=c < C)
-    tl.store(bias_of_programs + into, tl.sum(d_bias, 0), mask=c < C)
+        tl.store(into + (W - 1 - back) * C, tl.sum(d_taps[back], 0), mask=c < C)
+    tl.store(into + W * C, tl.sum(d_bias, 0), mask=c < C)

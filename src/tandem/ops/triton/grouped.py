@@ -1,9 +1,8 @@
 """Matrix products of rows sorted by expert, with SwiGLU in the epilogue, as Triton kernels.
 
 A program takes one tile of the result after another: of all experts' tiles in order those whose number is its own modulo the
-number of programs, so that experts of unequal size leave no processor idle. Tiles are read and written by descriptors
-(Hopper's tensor copies), so that the next tile begins while one is still being written. Those of results are Triton's ragged
-ones: what a tile holds beyond its expert's last row is not written. Where gate and up are kept as well, plain stores are faster.
+number of programs, so that experts of unequal size leave no processor idle. Tiles are read by descriptors (Hopper's tensor
+copies); a tile that reaches into the next expert's rows is not written there.
 
 Shapes: R rows, E experts, D width in, F width out.
 """
@@ -14,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.ragged_tma import create_ragged_descriptor, to_ragged_indices
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tandem.ops.triton.support import interpreted, opaque, power_of_two
@@ -54,7 +52,7 @@ def product(x_RD: Tensor, w_EDF: Tensor, ends_E: Tensor) -> Tensor:
     E, D, F = w_EDF.shape
     tile = _fitting(PRODUCT, F)
     given = (_described(x_RD, tile.rows, tile.step), _described(w_EDF.view(E * D, F), tile.step, tile.columns))
-    _start(_product, tile, x_RD, *given, _halves(y_RF, tile), ends_E, E, D, F, BE=power_of_two(E), TURNED=False)
+    _start(_product, tile, x_RD, *given, y_RF, ends_E, E, D, F, BE=power_of_two(E), TURNED=False)
     return y_RF
 
 
@@ -65,7 +63,7 @@ def product_turned(dy_RF: Tensor, w_EDF: Tensor, ends_E: Tensor) -> Tensor:
     E, D, F = w_EDF.shape
     tile = _fitting(PRODUCT, D)
     given = (_described(dy_RF, tile.rows, tile.step), _described(w_EDF.view(E * D, F), tile.columns, tile.step))
-    _start(_product, tile, dy_RF, *given, _halves(dx_RD, tile), ends_E, E, F, D, BE=power_of_two(E), TURNED=True)
+    _start(_product, tile, dy_RF, *given, dx_RD, ends_E, E, F, D, BE=power_of_two(E), TURNED=True)
     return dx_RD
 
 
@@ -82,9 +80,7 @@ def gated_product(x_RD: Tensor, w_EDF: Tensor, ends_E: Tensor, keep: bool) -> tu
     both, hidden = _both_and_hidden(x_RD, w_EDF, ends_E, keep)
     tile = _fitting(GATED, F2 // 2)
     given = (_described(x_RD, tile.rows, tile.step), _described(w_EDF.view(E * D, F2), tile.step, tile.columns))
-    # Three results would wait for one another at the one buffer that the steps in flight leave free.
-    written = hidden if keep else create_ragged_descriptor(hidden, [tile.rows, tile.columns])
-    _start(_gated_product, tile, x_RD, *given, both, written, ends_E, E, D, F2 // 2, BE=power_of_two(E), KEEP=keep)
+    _start(_gated_product, tile, x_RD, *given, both, hidden, ends_E, E, D, F2 // 2, BE=power_of_two(E), KEEP=keep)
     return both, hidden
 
 
@@ -95,11 +91,6 @@ def _fitting(tile: Tile, width: int) -> Tile:
 
 def _described(t: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(t, [rows, min(columns, power_of_two(t.shape[1]))])
-
-
-def _halves(y_RF: Tensor, tile: Tile) -> TensorDescriptor:
-    """A tile of a plain product leaves in two pieces, through shared memory that the steps in flight leave free."""
-    return create_ragged_descriptor(y_RF, [tile.rows, tile.columns // 2])
 
 
 def _start(kernel: Any, tile: Tile, like: Tensor, *given: Any, **form: Any) -> None:
@@ -135,6 +126,14 @@ def _place(tile, begin_E, end_E, tiles_E, last_E, across, BM: tl.constexpr, BE: 
 
 @no_type_check
 @triton.jit
+def _store(y, value, row, end, column, WIDTH, BM: tl.constexpr, BN: tl.constexpr):
+    r, c = row + tl.arange(0, BM), column + tl.arange(0, BN)
+    mask = (r < end)[:, None] & (c < WIDTH)[None, :]
+    tl.store(y + r.to(tl.int64)[:, None] * WIDTH + c[None, :], value.to(y.dtype.element_ty), mask=mask)
+
+
+@no_type_check
+@triton.jit
 def _product(
     x, w, y, ends, E, D, F,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, FLAT: tl.constexpr, TURNED: tl.constexpr,
@@ -152,11 +151,7 @@ def _product(
             else:
                 w_KN = w.load([expert * D + k, n * BN])
             total = tl.dot(x_MK, w_KN, total)
-        left, right = tl.split(tl.reshape(total, (BM, 2, BN // 2)).permute(0, 2, 1))
-        # Triton's `store_ragged` adds lists to shapes, which its interpreter cannot.
-        a, b, c = to_ragged_indices(row, end - row, 0)
-        y.store([a, b, c, n * BN], left.to(y.dtype).reshape(1, 1, BM, BN // 2))
-        y.store([a, b, c, n * BN + BN // 2], right.to(y.dtype).reshape(1, 1, BM, BN // 2))
+        _store(y, total, row, end, n * BN, F, BM, BN)
 
 
 @no_type_check
@@ -165,7 +160,6 @@ def _gated_product(
     x, w, both, hidden, ends, E, D, F,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, FLAT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """`hidden` is a tensor if gate and up are kept, else a descriptor."""
     across = tl.cdiv(F, BN)
     begin_E, end_E, tiles_E, last_E = _experts_rows(ends, E, across, BM, BE)
     for tile in tl.range(tl.program_id(0), tl.max(last_E, 0), tl.num_programs(0), flatten=FLAT):
@@ -175,17 +169,13 @@ def _gated_product(
             x_MK = x.load([row, k])
             gate = tl.dot(x_MK, w.load([expert * D + k, n * BN]), gate)
             up = tl.dot(x_MK, w.load([expert * D + k, F + n * BN]), up)
+        r, c = row + tl.arange(0, BM), n * BN + tl.arange(0, BN)
+        mask = (r < end)[:, None] & (c < F)[None, :]
+        at = r.to(tl.int64)[:, None] * F + c[None, :]
+        both_at = both + at + r.to(tl.int64)[:, None] * F
         gate, up = gate.to(both.dtype.element_ty), up.to(both.dtype.element_ty)  # as SwiGLU's backward pass reads them
-        wide = gate.to(tl.float32)
-        activated = (wide * tl.sigmoid(wide) * up.to(tl.float32)).to(both.dtype.element_ty)
         if KEEP:
-            r, c = row + tl.arange(0, BM), n * BN + tl.arange(0, BN)
-            mask = (r < end)[:, None] & (c < F)[None, :]
-            at = r.to(tl.int64)[:, None] * F + c[None, :]
-            both_at = both + at + r.to(tl.int64)[:, None] * F
             tl.store(both_at, gate, mask=mask)
             tl.store(both_at + F, up, mask=mask)
-            tl.store(hidden + at, activated, mask=mask)
-        else:
-            a, b, d = to_ragged_indices(row, end - row, 0)
-            hidden.store([a, b, d, n * BN], activated.reshape(1, 1, BM, BN))
+        gate = gate.to(tl.float32)
+        tl.store(hidden + at, (gate * tl.sigmoid(gate) * up.to(tl.float32)).to(both.dtype.element_ty), mask=mask)
