@@ -99,9 +99,9 @@ class SplitProduct(torch.autograd.Function):
 
 
 def four_parts(wide_RC: Tensor, dim: int, *, reverse: bool = False) -> Tensor:
-    """A float32 matrix as bfloat16 matrices [high, high, middle, low] that add up to it, one high aside.
+    """A float32 matrix as bfloat16 matrices [high, high, middle, low], of which the last three add up to it.
 
-    Both what lies before the last and what lies behind the first is in a row, for products of either to read as one matrix.
+    The first three lie side by side as well as the last three, so that a product reads either as one matrix.
 
     Args:
         dim: where the four lie: before the rows, 0, or before the columns, 1.

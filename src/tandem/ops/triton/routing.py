@@ -6,7 +6,7 @@ of which takes longer than all of the work.
 Shapes: T tokens, E experts, K choices a token; R rows and C columns of a matrix that is taken apart.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -68,10 +68,11 @@ def _choices(
     logits_TE: Tensor, bias_E: Tensor | None, top_k: int, renormalize: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     results, (T, E) = _results(logits_TE, bias_E, top_k), logits_TE.shape
-    form = {"BIASED": bias_E is not None, "RENORMALIZE": renormalize, "K": top_k}
+    tile = {"K": top_k, "BE": power_of_two(E), "BK": power_of_two(top_k), "num_warps": 1}
+    form = {"BIASED": bias_E is not None, "RENORMALIZE": renormalize, **tile}
     if T:
-        given = (logits_TE.contiguous(), bias_E, *results, E, scale)
-        _choose[T,](*given, **form, BE=power_of_two(E), BK=power_of_two(top_k), num_warps=1)
+        given: tuple[Any, ...] = (logits_TE.contiguous(), bias_E, *results, E, scale)
+        _choose[T,](*given, **form)
     return results
 
 
@@ -86,10 +87,11 @@ def _logit_gradient(
 ) -> Tensor:
     d_logits_TE, (T, E) = torch.empty_like(scores_TE), scores_TE.shape
     pulls = (None if pull is None else pull.contiguous() for pull in (d_weight_TK, d_scores_TE))
-    form = {"WEIGHED": d_weight_TK is not None, "SCORED": d_scores_TE is not None, "RENORMALIZE": renormalize}
+    tile = {"K": expert_TK.shape[1], "BE": power_of_two(E), "num_warps": 1}
+    form = {"WEIGHED": d_weight_TK is not None, "SCORED": d_scores_TE is not None, "RENORMALIZE": renormalize, **tile}
     if T:
-        given = (expert_TK, scores_TE, *pulls, d_logits_TE, E, scale)
-        _gradient[T,](*given, **form, K=expert_TK.shape[1], BE=power_of_two(E), num_warps=1)
+        given: tuple[Any, ...] = (expert_TK, scores_TE, *pulls, d_logits_TE, E, scale)
+        _gradient[T,](*given, **form)
     return d_logits_TE
 
 

@@ -31,8 +31,8 @@ def sum_over(partial: Tensor, dim: int, dtype: torch.dtype | None = None) -> Ten
         rows = min(power_of_two(N), _CELLS // _COLUMNS)
         columns = min(_CELLS // rows, _LANES, max(_COLUMNS, power_of_two(M)))
         grid = (ceil_div(M, columns), math.prod(partial.shape[:dim]))
-        warps = 8 if rows * columns > _CELLS // 2 else 4
-        _sum_over[grid](partial.contiguous(), sums, N, M, BN=rows, BM=columns, num_warps=warps)
+        tile = {"BN": rows, "BM": columns, "num_warps": 8 if rows * columns > _CELLS // 2 else 4}
+        _sum_over[grid](partial.contiguous(), sums, N, M, **tile)
     return sums
 
 
