@@ -23,9 +23,7 @@ from tandem.ops.triton.support import triton_for
 GroupedProduct = Callable[[Tensor, Tensor, list[int] | Tensor], Tensor]  # as `grouped_matmul`
 
 _ROW_BLOCK = 32
-_ROUTED_BY_A_GPU = (
-    4096  # tokens: fewer do not keep it busy for as long as PyTorch's ten launches of routing take the CPU
-)
+_ROUTED_BY_A_GPU = 4096  # tokens: fewer do not keep it busy for as long as the launches of `route` take the CPU
 _SOME_OF_A_GPU = 128  # tokens: with more of them grouped products keep its tensor cores busier
 
 
