@@ -280,5 +280,5 @@ def _padded(t: Tensor, width: int) -> Tensor:
 
 
 def _slots(cache: Tensor, documents: Sequence[int]) -> Tensor:
-    """Slots of some documents: the cache itself where they are all of them."""
-    return cache if len(documents) == len(cache) == documents[-1] + 1 else cache[list(documents)]
+    """Slots of some documents: the cache itself where they are all of them, in order."""
+    return cache if tuple(documents) == tuple(range(len(cache))) else cache[list(documents)]
