@@ -159,6 +159,16 @@ def test_chats_are_the_ids_of_transformers(chat: PretrainedTokenizer, tmp_path: 
     assert chat.conversation_ids(messages) == list(want)
 
 
+def test_a_template_writes_nothing_for_a_token_that_the_model_lacks(tmp_path: Path):
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
+    own = {"bos_token": None, "eos_token": "<|end|>", "chat_template": "{{ bos_token }}" + TEMPLATE}
+    ours = PretrainedTokenizer.load(write(tmp_path, byte_level(), tokenizer_config=own))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    want = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert ours.conversation_ids(MESSAGES) == list(want)
+    assert ours.decode(ours.conversation_ids(MESSAGES)).startswith("user")
+
+
 def test_thinking(chat: PretrainedTokenizer, llama: PretrainedTokenizer, tmp_path: Path):
     auto = chat.conversation_ids(MESSAGES)
     assert chat.think_id is not None
