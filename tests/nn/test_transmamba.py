@@ -285,6 +285,19 @@ def test_another_schedule_gives_the_model_of_that_schedule_with_these_weights():
         lm(tokens, state.layout([40]), state)
 
 
+@torch.no_grad()
+def test_a_recorded_step_does_not_outlive_its_schedule():
+    """Behind all TransPoints steps are replayed, and no layer is asked."""
+    lm, tokens, held = model(), torch.arange(50), 40
+    lm.reschedule([32, 32, 32])
+    state = lm.new_state(1)
+    lm.next_logits(tokens[:held], state.layout([held]), state)
+    lm.next_logits(tokens[held : held + 1], state.layout([1]), state)
+    lm.reschedule([16, 16, 16])
+    with pytest.raises(ValueError, match="state was made for the TransPoint 32, but the layer's is 16"):
+        lm.next_logits(tokens[held + 1 : held + 2], state.layout([1]), state)
+
+
 def test_a_schedule_needs_transmamba_layers():
     with pytest.raises(ValueError, match="schedule='v7' needs T layers"):
         preset("nano").rescheduled("v7")
