@@ -85,6 +85,17 @@ def test_a_step_reports_nats_and_differentiates_the_balance_loss_too():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+def test_the_loss_is_the_mean_over_the_targets_that_count():
+    network, given = model(ffn=MoEConfig(experts=4, top_k=2, hidden=8)), batch([5, 9, 6])
+    with torch.no_grad():
+        network.embedding.mul_(5)  # else each target is about as likely as any other
+        logits_TV = network(given.tokens_T, given.layout)
+    nll_T = torch.nn.functional.cross_entropy(logits_TV, given.targets_T, reduction="none")
+    values = LanguageModelTask(network, TrainConfig()).step(given)
+    assert values["loss"].item() == pytest.approx(nll_T[:14].mean().item(), rel=1e-5)
+    assert nll_T.std() > 1
+
+
 def test_a_dense_model_logs_no_experts():
     values = LanguageModelTask(model(ffn=DenseConfig(hidden=8)), TrainConfig()).step(batch([4, 4]))
     assert set(values) == {"objective", "loss", "weight", "tokens"}
