@@ -116,9 +116,14 @@ def test_the_family_is_the_first_that_says_all(config: ModelConfig, family: str 
             "nemotron_h",
         ),
         (model_of(transmamba=TransMambaConfig(heads=4, head_width=8, state=8)), "llama"),
+        # heads that do not divide the width, which the class of Llama refuses
+        (
+            model_of(attention=AttentionConfig(heads=3, kv_heads=3, head_width=8, qk_norm=False)),
+            "granitemoehybrid",
+        ),
     ],
 )
-def test_shapes_of_layers_that_a_model_lacks_change_nothing(
+def test_what_a_class_would_refuse_is_left_out_or_goes_to_another(
     config: ModelConfig, family: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)

@@ -158,6 +158,11 @@ def _attention(shape: AttentionConfig | None) -> dict[str, Any]:
 
 
 def _llama(config: ModelConfig) -> dict[str, Any]:
+    """Its class refuses a width that is no multiple of the heads, however wide these are."""
+    return {} if config.attention is None or config.width % config.attention.heads else _decoder(config)
+
+
+def _decoder(config: ModelConfig) -> dict[str, Any]:
     if not isinstance(config.ffn, DenseConfig):
         return {}
     return {
@@ -294,7 +299,7 @@ def _limits(mamba: MambaConfig) -> list[float]:
 
 _FAMILIES: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
     "llama": _llama,
-    "qwen2": _llama,
+    "qwen2": _decoder,
     "granitemoehybrid": _granite,
     "bamba": _bamba,
     "mamba2": _mamba2,
