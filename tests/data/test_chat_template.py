@@ -20,6 +20,7 @@ LLAMA = """{{ bos_token }}{% for message in messages %}
 {% continue %}
 {% endif %}
 {% set head = message.role | upper %}{{ head }}: {% generation %}{{ message | tojson }}{% endgeneration %}
+{{ message | tojson(ensure_ascii=True, indent=2) }}{{ message | tojson(separators=(",", ":"), sort_keys=True) }}
 {% endfor %}
 {{ strftime_now('%Y') | length }}{{ tools is none }}"""
 

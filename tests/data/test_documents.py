@@ -16,6 +16,10 @@ def test_unreadable_lines_are_named(tmp_path: Path):
     path.write_text('{"text": "a", "source": "s", "group": "g"}\n{"text": "b"')
     with pytest.raises(ValueError, match="line 2 is no document"):
         list(read_documents(path))
+    for row in ('{"text": 5}', '{"text": null}', '["text"]', '{"texts": "a"}', '{"text": "half a \\ud83d"}', "5"):
+        path.write_text('{"text": "a"}\n' + row + "\n")
+        with pytest.raises(ValueError, match=r"line 2 is no document: an object whose \"text\" is a string"):
+            list(read_documents(path))
     with pytest.raises(ValueError, match="does not exist"):
         list(read_documents(tmp_path / "none.jsonl"))
 

@@ -103,6 +103,14 @@ def test_texts_get_what_the_file_puts_ahead(chat: PretrainedTokenizer, llama: Pr
     own = {"bos_token": "<|bos|>", "add_bos_token": True}
     added = PretrainedTokenizer.load(write(tmp_path, byte_level(), tokenizer_config=own))
     assert added.text_ids("why") == [0, *added.encode("why")]
+    own = {"bos_token": "<s>", "add_bos_token": True}
+    once = PretrainedTokenizer.load(write(tmp_path, sentence_piece(), tokenizer_config=own))
+    assert once.text_ids("the") == llama.text_ids("the")
+    # `transformers` puts ahead what tokenizer.json says, and only that.
+    (tmp_path / "saved").mkdir()
+    for t, text in ((added, "why"), (chat, "why"), (llama, "the")):
+        file = t.save(tmp_path / "saved")
+        assert tokenizers.Tokenizer.from_file(str(file)).encode(text).ids == t.text_ids(text)
 
 
 def test_names_of_special_tokens_in_a_text_are_plain_characters(chat: PretrainedTokenizer):
@@ -157,6 +165,24 @@ def test_chats_are_the_ids_of_transformers(chat: PretrainedTokenizer, tmp_path: 
     messages = [{"role": "system", "content": "Be brief."}, *MESSAGES]
     want = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert chat.conversation_ids(messages) == list(want)
+
+
+def test_a_template_writes_nothing_for_a_token_that_the_model_lacks(tmp_path: Path):
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
+    own = {"bos_token": None, "eos_token": "<|end|>", "chat_template": "{{ bos_token }}" + TEMPLATE}
+    ours = PretrainedTokenizer.load(write(tmp_path, byte_level(), tokenizer_config=own))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    want = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert ours.conversation_ids(MESSAGES) == list(want)
+    assert ours.decode(ours.conversation_ids(MESSAGES)).startswith("user")
+
+
+def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path):
+    own = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ bos_token }}" + TEMPLATE}
+    t = PretrainedTokenizer.load(write(tmp_path, sentence_piece(), tokenizer_config=own))
+    assert t.text_ids("the")[0] == t.bos_id  # tokenizer.json puts one ahead of a text
+    ids = t.conversation_ids(MESSAGES)
+    assert (ids[0], ids.count(1)) == (1, 1)
 
 
 def test_thinking(chat: PretrainedTokenizer, llama: PretrainedTokenizer, tmp_path: Path):

@@ -49,6 +49,20 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     assert open_shards(tmp_path, "train").vocab_size == Tokenizer.load(tmp_path).vocab_size == 300
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokens.json", "train/tokens-00000.bin", "validation/meta.json"])
+@pytest.mark.parametrize("how", ["cut off", "lost"])
+def test_what_was_damaged_is_written_again(prepared: PreparedCorpus, tmp_path: Path, name: str, how: str):
+    """As the message about the damage says."""
+    tokenize_corpus(prepared, tmp_path, vocab_size=300)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    damaged = tmp_path / name
+    damaged.write_bytes(before[damaged][:-3])
+    if how == "lost":
+        damaged.unlink()
+    tokenize_corpus(prepared, tmp_path, vocab_size=300)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_given_tokenizer_is_used(prepared: PreparedCorpus, tmp_path: Path):
     given = Tokenizer.train(["some other words entirely"], vocab_size=290)
     out = tokenize_corpus(prepared, tmp_path, tokenizer=given)

@@ -1,10 +1,26 @@
 """Routing: capacity with recycling, the printed balance loss, the selection bias."""
 
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.nn import HybridLM, MixtureOfExperts, ModelConfig, MoEConfig, SequenceLayout, recycle
+from tandem.nn import (
+    AttentionConfig,
+    DenseConfig,
+    HybridLM,
+    MambaConfig,
+    MixtureOfExperts,
+    ModelConfig,
+    MoEConfig,
+    SequenceLayout,
+    TransMambaConfig,
+    recycle,
+)
 
 
 @given(tokens=st.integers(1, 40), experts=st.integers(2, 8), seed=st.integers(0, 999))
@@ -19,6 +35,59 @@ def test_recycling_fills_no_expert_beyond_capacity_and_moves_only_overflow(token
     assert (got_TK != chosen_TK).sum() >= (before - capacity).clamp(min=0).sum()
     if before.max() <= capacity:
         assert torch.equal(got_TK, chosen_TK)
+
+
+@given(tokens=st.integers(1, 12), experts=st.integers(2, 6), choices=st.integers(1, 3), seed=st.integers(0, 999))
+def test_recycling_serves_first_choices_first_and_gives_no_token_an_expert_twice_if_it_can(
+    tokens: int, experts: int, choices: int, seed: int
+):
+    torch.manual_seed(seed)
+    choices = min(choices, experts)
+    chosen_TK = (torch.rand(tokens, experts) + torch.arange(experts) * 0.3).topk(choices).indices
+    capacity = -(-tokens * choices // experts)
+    got = recycle(chosen_TK, experts, capacity, torch.Generator().manual_seed(seed)).tolist()
+    served, moved = Counter[int](), []
+    for slot, token in product(range(choices), range(tokens)):
+        expert = int(chosen_TK[token, slot])
+        served[expert] += 1
+        if served[expert] <= capacity:
+            assert got[token][slot] == expert
+        else:
+            moved.append((token, slot))
+    others = {(token, slot): got[token][:slot] + got[token][slot + 1 :] for token, slot in moved}
+    load = Counter(expert for row in got for expert in row)
+    for place in moved:
+        mine = got[place[0]][place[1]]
+        if mine in others[place]:  # then neither a free expert nor an exchange with another move helps
+            assert not [e for e in range(experts) if load[e] < capacity and e not in others[place]]
+            assert not [at for at in moved if got[at[0]][at[1]] not in others[place] and mine not in others[at]]
+
+
+def test_every_weight_is_drawn(monkeypatch: pytest.MonkeyPatch):
+    """Memory that was not written to may hold anything; here it holds no numbers. Outputs into the stream are smaller."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(math.nan))
+    moe = MoEConfig(experts=4, top_k=2, hidden=128, latent=64, bias=True, selection_bias=True)
+    dense = DenseConfig(hidden=128, bias=True)
+    model = HybridLM(ModelConfig(vocab_size=64, width=96, pattern="FE" * 8, ffn=moe, experts=dense))
+    mixers = ModelConfig(
+        vocab_size=64,
+        width=96,
+        pattern="AMT",
+        attention=AttentionConfig(heads=2, kv_heads=1, head_width=16, bias=True, out_bias=True),
+        mamba=MambaConfig(heads=2, head_width=16, state=16, bias=True),
+        transmamba=TransMambaConfig(heads=2, head_width=16, state=16, bias=True),
+        tie_embeddings=False,
+    )
+    for tensor in (*model.state_dict().values(), *HybridLM(mixers).state_dict().values()):
+        assert tensor.isfinite().all()
+    for name, tensor in model.named_parameters():
+        if tensor.ndim < 2:
+            continue
+        inputs = tensor.shape[1] if tensor.ndim == 3 or "embedding" not in name else 96
+        into_stream = name.endswith(("mixer.down.weight", "shared.down.weight", "down_EFD"))
+        want = inputs**-0.5 * (0.25 if into_stream else 0.1 if "island" in name else 1)
+        assert tensor.std().item() == pytest.approx(want, rel=0.15), name
 
 
 def mixture(**changes: object) -> MixtureOfExperts:

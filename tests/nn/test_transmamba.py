@@ -148,6 +148,27 @@ def test_documents_switch_each_at_its_own_time(cache: str):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("cache", ["running", "convert"])
+@pytest.mark.parametrize("pieces", [[30, 5, 30], [15, 30, 15]])
+def test_a_document_between_others_crosses_alone_or_stays_alone(pieces: list[int], cache: str):
+    """The parts of the layout then list documents as 1, 0, 2: all slots, and not in their order."""
+    held = [10, 10, 10] if pieces[1] == 5 else [25, 10, 25]
+    trans = layer(20, cache=cache)
+    x_TD, _ = text(40, 40, 40)
+    texts = [x[: h + n] for x, h, n in zip(x_TD.split(40), held, pieces, strict=True)]
+    state = TransSlots.before(trans.config, 20, 3, torch.float64, torch.device("cpu"))
+    trans(
+        torch.cat([x[:h] for x, h in zip(texts, held, strict=True)]),
+        SequenceLayout.from_lengths(held, chunk=16),
+        state,
+    )
+    rest = torch.cat([x[h:] for x, h in zip(texts, held, strict=True)])
+    found = trans(rest, SequenceLayout.from_lengths(pieces, chunk=16, starts=held), state).split(pieces)
+    for y, x, h in zip(found, texts, held, strict=True):
+        close(y, trans(x, SequenceLayout.from_lengths([len(x)], chunk=16))[h:])
+
+
+@torch.no_grad()
 def test_memory_is_constant_behind_the_transpoint():
     trans = layer(20)
     state = TransSlots.before(trans.config, 20, 1, torch.float64, torch.device("cpu"))
@@ -262,6 +283,19 @@ def test_another_schedule_gives_the_model_of_that_schedule_with_these_weights():
     assert torch.equal(lm(tokens, layout), other(tokens, layout))
     with pytest.raises(ValueError, match="state was made for the TransPoint 0, but the layer's is 8"):
         lm(tokens, state.layout([40]), state)
+
+
+@torch.no_grad()
+def test_a_recorded_step_does_not_outlive_its_schedule():
+    """Behind all TransPoints steps are replayed, and no layer is asked."""
+    lm, tokens, held = model(), torch.arange(50), 40
+    lm.reschedule([32, 32, 32])
+    state = lm.new_state(1)
+    lm.next_logits(tokens[:held], state.layout([held]), state)
+    lm.next_logits(tokens[held : held + 1], state.layout([1]), state)
+    lm.reschedule([16, 16, 16])
+    with pytest.raises(ValueError, match="state was made for the TransPoint 32, but the layer's is 16"):
+        lm.next_logits(tokens[held + 1 : held + 2], state.layout([1]), state)
 
 
 def test_a_schedule_needs_transmamba_layers():

@@ -90,6 +90,34 @@ def test_a_damaged_checkpoint_never_pushes_out_a_sound_one(tmp_path: Path):
     assert names(tmp_path) == ["step-00000015", "step-00000023"]
 
 
+def test_a_checkpoint_on_its_way_out_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A kill between the two renames that put one checkpoint in the place of another of the same step."""
+
+    def end(limit: int, seen: list[Path]) -> int:
+        rename = Path.rename
+
+        def kill(path: Path, target: Path) -> Path:
+            if target.name == "step-00000007" and target.with_name(".step-00000007.previous").exists():
+                seen.append(target)
+                shutil.copytree(target.parent, tmp_path / "killed" / "checkpoints")
+            return rename(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", kill)
+            # The data ends at a step that was saved just before, which is saved again with that.
+            settings = config(keep_checkpoints=1, checkpoint_every=7, validate_every=0)
+            return fit(Regression(), Stream(limit=limit), settings, tmp_path / "run").step
+
+    seen: list[Path] = []
+    assert end(7, seen) == 7
+    assert len(seen) == 1
+    assert names(tmp_path / "killed")[0].startswith(".step-00000007")
+    latest = Checkpoints(tmp_path / "killed", 1).latest()
+    assert latest is not None
+    assert names(tmp_path / "killed") == ["step-00000007"]
+    assert find_damage(latest) is None
+
+
 def test_checkpoints_of_an_abandoned_future_are_removed(tmp_path: Path):
     train(tmp_path, keep_checkpoints=2)
     spoil(tmp_path / "checkpoints/step-00000020/model.safetensors", "cut")

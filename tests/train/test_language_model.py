@@ -1,3 +1,5 @@
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ from tandem.data import Batch, Document, Tokenizer, open_shards, validation_batc
 from tandem.data.validation import ValidationBatches
 from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
 from tandem.ops import SequenceLayout
-from tandem.train import LanguageModelTask, OptimizerConfig, TrainConfig
+from tandem.report import read_metrics
+from tandem.train import LanguageModelTask, OptimizerConfig, ScheduleConfig, TrainConfig, fit
 from tandem.train.language_model import busiest_expert
 
 
@@ -33,6 +36,25 @@ def batch(lengths: list[int], chunk: int = 8) -> Batch:
     weights_T[-lengths[-1] :] = 0
     layout = SequenceLayout.from_lengths(lengths, chunk)
     return Batch(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=weights_T, layout=layout)
+
+
+class Repeated:
+    """One batch, for ever."""
+
+    def __init__(self, given: Batch):
+        self.given = given
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.given
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state: Any, /):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +85,17 @@ def test_a_step_reports_nats_and_differentiates_the_balance_loss_too():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+def test_the_loss_is_the_mean_over_the_targets_that_count():
+    network, given = model(ffn=MoEConfig(experts=4, top_k=2, hidden=8)), batch([5, 9, 6])
+    with torch.no_grad():
+        network.embedding.mul_(5)  # else each target is about as likely as any other
+        logits_TV = network(given.tokens_T, given.layout)
+    nll_T = torch.nn.functional.cross_entropy(logits_TV, given.targets_T, reduction="none")
+    values = LanguageModelTask(network, TrainConfig()).step(given)
+    assert values["loss"].item() == pytest.approx(nll_T[:14].mean().item(), rel=1e-5)
+    assert nll_T.std() > 1
+
+
 def test_a_dense_model_logs_no_experts():
     values = LanguageModelTask(model(ffn=DenseConfig(hidden=8)), TrainConfig()).step(batch([4, 4]))
     assert set(values) == {"objective", "loss", "weight", "tokens"}
@@ -71,6 +104,26 @@ def test_a_dense_model_logs_no_experts():
 def test_the_busiest_expert_is_relative_to_an_even_share():
     assert float(busiest_expert(torch.tensor([[0.25, 0.25, 0.25, 0.25]]))) == pytest.approx(1.0)
     assert float(busiest_expert(torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]))) == pytest.approx(4.0)
+
+
+def test_layers_may_have_their_own_number_of_experts(tmp_path: Path):
+    """The load of four experts is not that of eight, four of which nobody chose; each bias follows its own layer's."""
+    few = MoEConfig(experts=4, top_k=1, hidden=8, selection_bias=True, bias_rate=0.5)
+    network = model(pattern="FE", ffn=few, experts=replace(few, experts=8, top_k=2))
+    config = TrainConfig(steps=1, schedule=ScheduleConfig(warmup_steps=0), compile="off", validate_every=0)
+    given = batch([20, 9, 3])
+    with torch.no_grad():
+        routes = network.hidden(given.tokens_T, given.layout)[1].routes
+    counts = [torch.bincount(route.flatten(), minlength=n) for route, n in zip(routes, (4, 8), strict=True)]
+    shares = [(count / count.sum()).tolist() for count in counts]
+    fit(LanguageModelTask(network, config), Repeated(given), config, tmp_path)
+    rows = {row["kind"]: row for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert rows["train"]["busiest_expert"] == pytest.approx(max(max(share) * len(share) for share in shares))
+    for found, share in zip(rows["expert_load"]["layers"], shares, strict=True):
+        assert found == pytest.approx(share, abs=1e-5)
+    for layer, share in zip(network.layers, shares, strict=True):
+        moved = torch.tensor([0.5 * ((1 / len(share) > x) - (1 / len(share) < x)) for x in share])
+        assert torch.equal(layer.mixer.island.bias_E, moved)
 
 
 def test_validation_changes_nothing_and_is_repeatable(held_out: ValidationBatches):

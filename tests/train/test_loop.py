@@ -64,6 +64,15 @@ def test_a_run_writes_all_kinds_of_rows(tmp_path: Path):
     assert rows(tmp_path, "load")[0]["layers"] == [[0.33333] * 3] * 2
 
 
+def test_rates_are_counts_over_the_time_between_two_rows(tmp_path: Path):
+    fit(Regression(), Stream(), config(log_every=3), tmp_path)
+    train = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 3, 6, 9, 12, 15, 18, 20]
+    for before, row in pairwise(train):
+        rate = (row["tokens"] - before["tokens"]) / (row["seconds"] - before["seconds"])
+        assert row["tokens_per_second"] == pytest.approx(rate, rel=1e-6)
+
+
 def test_a_run_learns(tmp_path: Path):
     fit(Regression(noisy=False), Stream(size=64), config(steps=150, validate_every=0), tmp_path)
     losses = [row["loss"] for row in rows(tmp_path, "train")]

@@ -44,9 +44,11 @@ def read_documents(path: Path) -> Iterator[Document]:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-                source = str(row.get("source", f"{path}:{number}"))
-                yield Document(text=row["text"], source=source, group=str(row.get("group", source)))
+                source, text = str(row.get("source", f"{path}:{number}")), row["text"]
+                text.encode()  # a number has none, and half of a surrogate pair cannot be written
             except (ValueError, KeyError, AttributeError) as error:
                 raise ValueError(
-                    f"data.documents={path} line {number} is no document; delete the file and fetch it again"
+                    f'data.documents={path} line {number} is no document: an object whose "text" is a string of '
+                    "characters; correct the line, or delete the file and fetch it again"
                 ) from error
+            yield Document(text=text, source=source, group=str(row.get("group", source)))

@@ -141,7 +141,9 @@ class PretrainedTokenizer:
         template = self.special.chat_template
         if template is None:
             raise ValueError("the model has no chat template, it only continues text; give a string as the prompt")
-        variables: dict[str, Any] = {"bos_token": self._name(self.bos_id), "eos_token": self._name(self.eos_id)}
+        names = {"bos_token": self._name(self.bos_id), "eos_token": self._name(self.eos_id)}
+        # One that the model lacks is left out, which a template writes as nothing; None it would write as a word.
+        variables: dict[str, Any] = {key: name for key, name in names.items() if name is not None}
         if thinking != "auto":
             variables["enable_thinking"] = thinking == "long"
         text = render_chat(template, messages, variables)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tandem.data.corpora import PreparedCorpus
 from tandem.data.documents import Document
-from tandem.data.shards import write_shards
+from tandem.data.shards import open_shards, write_shards
 from tandem.data.split import SPLITS
 from tandem.data.tokenizer import Tokenizer
 from tandem.report import atomic_path
@@ -18,7 +19,7 @@ SAMPLE_CHARACTERS = 20_000_000
 def tokenize_corpus(
     corpus: PreparedCorpus, out_dir: Path, *, vocab_size: int = 4096, tokenizer: Tokenizer | None = None
 ) -> Path:
-    """Writes `tokenizer.json`, `train/` and `validation/` into `out_dir`; instant when they are there already.
+    """Writes `tokenizer.json`, `train/` and `validation/` into `out_dir`, unless they are there already and whole.
 
     Args:
         vocab_size: of the tokenizer that is trained on the train split.
@@ -34,7 +35,7 @@ def tokenize_corpus(
         "given_tokenizer": tokenizer.fingerprint if tokenizer else "",
     }
     description = out_dir / "tokens.json"
-    if description.is_file() and json.loads(description.read_text(encoding="utf-8")) == made:
+    if _is_there(out_dir, description, made):
         return out_dir
     tokenizer = tokenizer or train_tokenizer(corpus.documents("train"), vocab_size)
     # Removed first and written last: while it is missing the directory counts as unfinished.
@@ -47,6 +48,17 @@ def tokenize_corpus(
     with atomic_path(description) as temporary:
         temporary.write_text(json.dumps(made, indent=1, ensure_ascii=False), encoding="utf-8")
     return out_dir
+
+
+def _is_there(out_dir: Path, description: Path, made: dict[str, Any]) -> bool:
+    """Whether an earlier call made the same, and none of its files has been lost, cut off or changed since."""
+    try:
+        if json.loads(description.read_text(encoding="utf-8")) != made:
+            return False
+        fingerprint = Tokenizer.load(out_dir).fingerprint
+        return all(open_shards(out_dir, split).meta["tokenizer"] == fingerprint for split in SPLITS)
+    except (OSError, ValueError):
+        return False
 
 
 def train_tokenizer(documents: Iterable[Document], vocab_size: int = 4096) -> Tokenizer:

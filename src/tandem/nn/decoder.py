@@ -5,6 +5,7 @@ Start here; then attention.py, mamba.py, transmamba.py and feed_forward.py for t
 Shapes: T tokens, S documents, D width, V vocabulary, K experts a token, F feed-forward layers with experts, E experts.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import NamedTuple, cast
@@ -52,11 +53,14 @@ class Aux:
 
     @cached_property
     def expert_load(self) -> Tensor | None:
-        """Share of choices each expert got, a row a layer with experts, (F, E); None for a dense model."""
+        """Share of choices each expert got, a row a layer with experts, (F, E); None for a dense model.
+
+        NaN at the end of a row stands for experts that only other layers have.
+        """
         if len({routing.scores_TE.shape + routing.expert_TK.shape for routing in self._routings}) == 1:
             return expert_loads(self._routings)
         loads = [routing.load_E for routing in self._routings]
-        return nn.utils.rnn.pad_sequence(loads, batch_first=True) if loads else None
+        return nn.utils.rnn.pad_sequence(loads, batch_first=True, padding_value=math.nan) if loads else None
 
     @property
     def routes(self) -> tuple[Tensor, ...]:
@@ -365,7 +369,7 @@ class HybridLM(nn.Module):
 
     def _balance(self, load_FE: Tensor) -> None:
         for mixture, load_E in zip(self._mixtures(), load_FE, strict=True):
-            mixture.update_bias(load_E)
+            mixture.update_bias(load_E[: mixture.config.experts])
 
     def _check(
         self,

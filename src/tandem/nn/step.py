@@ -108,7 +108,7 @@ _is_tensor = partial(is_not, None)
 
 
 def _settings(model: "HybridLM") -> tuple[Any, ...]:
-    return id(model), model.int8_steps, torch.get_num_threads()
+    return id(model), model.int8_steps, model.config.transpoints, torch.get_num_threads()
 
 
 def _state_pointers(state: DecodeState) -> list[int]:

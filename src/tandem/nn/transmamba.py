@@ -61,10 +61,8 @@ class TransMamba(Mamba):
         Raises:
             ValueError: a state of another TransPoint.
         """
-        if state is not None and state.transpoint != self.transpoint:
-            raise ValueError(
-                f"state was made for the TransPoint {state.transpoint}, but the layer's is {self.transpoint}; make a new state"
-            )
+        if state is not None:
+            self._check_point(state)
         if state is not None and state.is_released and layout.is_step and self._steps_as_mamba():
             return self._step(x_TD, state)
         split = layout.split(self.transpoint)
@@ -79,7 +77,12 @@ class TransMamba(Mamba):
         return y_TD if split.order is None else move_rows(y_TD, *reversed(split.order))
 
     def record(self, program: StepProgram, x_SD: Tensor, slots: TransSlots) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes a step down whose documents are all before the TransPoint, or all behind it."""
+        """Writes a step down whose documents are all before the TransPoint, or all behind it.
+
+        Raises:
+            ValueError: a state of another TransPoint.
+        """
+        self._check_point(slots)
         if not self._steps_as_mamba():
             raise StepUnsupportedError("a TransMamba layer with options that Mamba-2 does not have")
         if slots.is_released:
@@ -96,6 +99,12 @@ class TransMamba(Mamba):
         rotation = None if self.rope is None else (self.rope.frequency_K, self.rope.amplitude)
         y_SI = program.attention(qkv_SC, (k_SLGW, v_SLGW), config.groups, None, rotation, config.scale)
         return self.out.record(program, self.norm.record(program, y_SI) if config.norm == "both" else y_SI)
+
+    def _check_point(self, state: TransSlots) -> None:
+        if state.transpoint != self.transpoint:
+            raise ValueError(
+                f"state was made for the TransPoint {state.transpoint}, but the layer's is {self.transpoint}; make a new state"
+            )
 
     def _steps_as_mamba(self) -> bool:
         config = self.config
@@ -280,5 +289,5 @@ def _padded(t: Tensor, width: int) -> Tensor:
 
 
 def _slots(cache: Tensor, documents: Sequence[int]) -> Tensor:
-    """Slots of some documents: the cache itself where they are all of them."""
-    return cache if len(documents) == len(cache) == documents[-1] + 1 else cache[list(documents)]
+    """Slots of some documents: the cache itself where they are all of them, in order."""
+    return cache if tuple(documents) == tuple(range(len(cache))) else cache[list(documents)]

@@ -114,7 +114,14 @@ class Checkpoints:
         self._damaged.clear()
 
     def _sweep(self) -> None:
-        """A process killed while it saved leaves a hidden directory as large as a checkpoint; nothing else is hidden."""
+        """A process killed while it saved leaves a hidden directory as large as a checkpoint; nothing else is hidden.
+
+        Killed while one checkpoint took the place of another of the same step, it has left that one hidden too: it goes back.
+        """
+        for path in self.directory.glob(".step-*.previous"):
+            place = self.directory / path.stem.removeprefix(".")
+            if not place.exists():
+                path.rename(place)
         for path in self.directory.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -128,4 +128,5 @@ class LanguageModelTask:
 
 def busiest_expert(load_FE: Tensor) -> Tensor:
     """Load of the busiest expert relative to an even share, of the worst layer: 1 is balanced, E is collapse."""
-    return load_FE.max() * load_FE.shape[-1] / load_FE.sum(-1).mean()
+    experts_F = load_FE.isfinite().sum(-1)  # a layer with fewer experts than others has NaN in their places
+    return (load_FE.nan_to_num().amax(-1) * experts_F).max()

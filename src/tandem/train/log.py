@@ -1,6 +1,7 @@
 """Where a run's numbers go: the metrics file, the progress bar, and TensorBoard when it is asked for."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ class RunLog:
         self._bar.advance(0, **{name: scalars[name] for name in _SHOWN if name in scalars})
         for name, value in values.items():
             if _is_matrix(value):
-                rows = [[round(x, 5) for x in row] for row in value.tolist()]
+                rows = [[round(x, 5) for x in _shortened(row)] for row in value.tolist()]
                 self._metrics.write(step=step, kind=name, layers=rows, **self._stage)
 
     def validation(self, step: int, values: Mapping[str, Any]) -> None:
@@ -86,6 +87,12 @@ def _open_board(directory: Path, done: int) -> Any:
 
 def _is_matrix(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2
+
+
+def _shortened(row: list[float]) -> list[float]:
+    """Without NaN at the end, which stands for nothing there: rows of a matrix have one length, those of a file need not."""
+    length = next((k for k in range(len(row), 0, -1) if not math.isnan(row[k - 1])), 0)
+    return row[:length]
 
 
 def _number(value: Any) -> Any:

@@ -344,6 +344,22 @@ def test_missing_and_left_over_tensors_are_named(hybrid: bytes, tmp_path: Path):
             hub.load(path)
 
 
+def test_each_part_of_a_model_in_several_files_is_named(hybrid: bytes, tmp_path: Path):
+    (tmp_path / "whole").write_bytes(hybrid)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "granitehybrid", split_max_tensors=12)
+    for tensor in gguf.GGUFReader(tmp_path / "whole").tensors:
+        writer.add_tensor(tensor.name, tensor.data.copy(), raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(tmp_path.glob("model-*.gguf"))
+    assert len(parts) == 3
+    for number, part in enumerate(parts, start=1):
+        with pytest.raises(ValueError, match=rf"is part {number} of 3, .* `llama-gguf-split --merge`"):
+            hub.load(part)
+
+
 def test_numbers_come_back_as_they_were_meant(hybrid: bytes, tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(hybrid)
     assert hub.read_config(tmp_path / "model.gguf").model.norm_eps == 1e-5

@@ -13,7 +13,7 @@ from shapes import FAMILIES, PEER, build, logits, tokenizer
 
 from tandem import hub
 from tandem.hub.gguf import FORMATS, architecture_of, llama_cpp_logits, write_gguf
-from tandem.nn import AttentionConfig, DenseConfig, HybridLM, MambaConfig, ModelConfig, MoEConfig
+from tandem.nn import AttentionConfig, DenseConfig, HybridLM, Llama3Scaling, MambaConfig, ModelConfig, MoEConfig
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install 'tandem-lm[hf]'")
 
@@ -190,6 +190,16 @@ def test_the_shape_that_is_timed(format: str, tolerance: float, tmp_path: Path):
     # model hardly prefer one. Unrelated logits are off by 1.4.
     errors = (got - want).norm(dim=-1) / want.norm(dim=-1)
     assert float(errors.median()) < tolerance
+
+
+def test_shapes_of_layers_that_a_model_lacks_leave_no_trace(tmp_path: Path):
+    scaling = Llama3Scaling(factor=8.0, original_context=64)
+    attention = AttentionConfig(heads=4, kv_heads=2, head_width=16, rope_scaling=scaling)
+    model = build(HYBRID.replace(pattern="MM", attention=attention), 0)
+    path = write_gguf(model, tokenizer(), tmp_path / "model.gguf")
+    assert "rope_freqs.weight" not in kinds(path)
+    read = hub.load(path)[0]
+    torch.testing.assert_close(logits(read, tokens(0)), logits(model, tokens(0)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -93,6 +93,13 @@ def test_stretched_rope():
         ({"rope_type": "llama3", **llama3}, Llama3Scaling(factor=8.0, original_context=8192), 128),
         ({"type": "yarn", **yarn}, YarnScaling(factor=4.0, original_context=32768), 131072),
         ({"rope_type": "yarn", "factor": 4.0}, YarnScaling(factor=4.0, original_context=128), 512),
+        # One of the two alone says nothing, and without a factor the two contexts do.
+        ({"rope_type": "yarn", **yarn, "mscale": 0.7}, YarnScaling(factor=4.0, original_context=32768), 131072),
+        (
+            {"rope_type": "yarn", "original_max_position_embeddings": 32},
+            YarnScaling(factor=4.0, original_context=32),
+            128,
+        ),
     ):
         for key in ("rope_scaling", "rope_parameters"):
             config = model_config({**LLAMA, key: given, "rope_theta": 5e5})

@@ -13,9 +13,20 @@ from released import FAMILIES, Released, write
 from safetensors.torch import load_file, save_file
 
 import tandem
+from tandem import hub
+from tandem.data import Tokenizer
 from tandem.hub.huggingface import released_config, released_tensors
 from tandem.hub.huggingface.shards import spelled
-from tandem.nn import AttentionConfig, DenseConfig, MambaConfig, ModelConfig, MoEConfig, preset
+from tandem.nn import (
+    AttentionConfig,
+    DenseConfig,
+    HybridLM,
+    MambaConfig,
+    ModelConfig,
+    MoEConfig,
+    TransMambaConfig,
+    preset,
+)
 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'tandem-lm[hf]'")
 
@@ -85,3 +96,37 @@ def test_what_was_read_is_written_again(family: str):
 def test_the_family_is_the_first_that_says_all(config: ModelConfig, family: str | None) -> None:
     found = released_config(config)
     assert (None if found is None else found["model_type"]) == family
+
+
+@pytest.mark.parametrize(
+    ("config", "family"),
+    [
+        # what stands in the config beside the layers fits no class: heads, activation, a layer that none has
+        (
+            model_of(pattern="AFAF", logit_scale=0.5, mamba=MambaConfig(heads=3, head_width=8, state=8)),
+            "granitemoehybrid",
+        ),
+        (
+            model_of(
+                pattern="MAF",
+                attention=AttentionConfig(heads=4, kv_heads=2, head_width=8, qk_norm=False, rope=False),
+                ffn=DenseConfig(hidden=24, activation="relu2"),
+                tie_embeddings=False,
+            ),
+            "nemotron_h",
+        ),
+        (model_of(transmamba=TransMambaConfig(heads=4, head_width=8, state=8)), "llama"),
+        # heads that do not divide the width, which the class of Llama refuses
+        (
+            model_of(attention=AttentionConfig(heads=3, kv_heads=3, head_width=8, qk_norm=False)),
+            "granitemoehybrid",
+        ),
+    ],
+)
+def test_what_a_class_would_refuse_is_left_out_or_goes_to_another(
+    config: ModelConfig, family: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    hub.save(HybridLM(config.replace(vocab_size=tokenizer.vocab_size)), tokenizer, tmp_path / "ours")
+    done = hub.convert(tmp_path / "ours", tmp_path / "theirs", to="transformers")  # which compares the logits
+    assert done.family == family

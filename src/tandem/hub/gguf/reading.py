@@ -34,7 +34,8 @@ class GGUFFile:
 
     Raises:
         ImportError: the package `gguf` is missing.
-        ValueError: a damaged file, an architecture that is not supported, or metadata that cannot be expressed; named.
+        ValueError: a damaged file, one of several parts, an architecture that is not supported, or metadata that cannot be
+            expressed; named.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,12 @@ class GGUFFile:
             self._keys: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
         except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
             raise ValueError(f"{path} is no GGUF file or is cut off ({error}); copy it again") from error
+        parts, number = (self._keys.get(f"split.{key}") for key in ("count", "no"))
+        if isinstance(parts, int) and parts > 1 and isinstance(number, int):
+            raise ValueError(
+                f"{path} is part {number + 1} of {parts}, each with some of the weights; "
+                "make one file of them with llama.cpp's `llama-gguf-split --merge`"
+            )
         name = self._keys.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise ValueError(f"{path} has general.architecture={name!r}; supported: {', '.join(ARCHITECTURES)}")

@@ -99,7 +99,12 @@ def _fitting(shape: tuple[int, ...], format: str) -> str:
 def _pair_factors(config: ModelConfig) -> Tensor | None:
     """How many times slower each pair of channels turns, where a rule or a list of ours says so."""
     shape = config.attention
-    if shape is None or not shape.rope or not isinstance(shape.rope_scaling, Llama3Scaling | PairScaling):
+    if (
+        shape is None
+        or "A" not in config.layers
+        or not shape.rope
+        or not isinstance(shape.rope_scaling, Llama3Scaling | PairScaling)
+    ):
         return None
     plain, stretched = (
         rotary_frequencies(shape.turned_width, shape.rotary_base, scaling, torch.device("cpu"))

@@ -28,6 +28,7 @@ _CLASS = {
     "mamba2": "Mamba2ForCausalLM",
     "nemotron_h": "NemotronHForCausalLM",
 }
+_SHAPES = {"A": "attention", "M": "mamba", "T": "transmamba", "F": "ffn", "E": "experts"}
 _TRAINING_ONLY = {
     "mamba": {"chunk": 64, "dt_min": 1e-3, "dt_max": 1e-1},
     "ffn": {"balance_weight": 0.0, "bias_rate": 1e-3, "capacity_factor": None},
@@ -37,6 +38,7 @@ _TRAINING_ONLY = {
 
 def released_config(config: ModelConfig) -> dict[str, Any] | None:
     """The `config.json` of the first family that expresses a model exactly; None if none does."""
+    config = _without_unused(config)
     for family, keys in _FAMILIES.items():
         if set(config.layers) <= set(_SYMBOLS[family]):
             plain = {"model_type": family, "architectures": [_CLASS[family]], **_frame(config), **keys(config)}
@@ -61,6 +63,12 @@ def released_tensors(model: HybridLM, plain: dict[str, Any]) -> dict[str, Tensor
     return tensors
 
 
+def _without_unused(config: ModelConfig) -> ModelConfig:
+    """Without shapes of layers that the model does not have: the classes would check them, or take their activation."""
+    unused = [name for symbol, name in _SHAPES.items() if symbol not in config.layers]
+    return config.replace(**dict.fromkeys(unused))
+
+
 def _reads_as(plain: dict[str, Any], config: ModelConfig) -> bool:
     try:
         return _essence(model_config(plain)) == _essence(config)
@@ -69,13 +77,11 @@ def _reads_as(plain: dict[str, Any], config: ModelConfig) -> bool:
 
 
 def _essence(config: ModelConfig) -> ModelConfig:
-    """What the logits depend on: unused shapes and what only training reads are taken out."""
+    """What the logits depend on: what only training reads is taken out."""
     changes: dict[str, Any] = {"context": 1, "pattern": "".join(config.layers)}
-    for name, symbol in (("attention", "A"), ("mamba", "M"), ("ffn", "F"), ("experts", "E")):
+    for name in _SHAPES.values():
         shape = getattr(config, name)
-        if symbol not in config.layers or shape is None:
-            changes[name] = None
-        elif not isinstance(shape, DenseConfig):
+        if shape is not None and not isinstance(shape, DenseConfig):
             known = {key: value for key, value in _TRAINING_ONLY.get(name, {}).items() if hasattr(shape, key)}
             changes[name] = dataclasses.replace(shape, **known, **_spelled_out(shape))
     return config.replace(**changes)
@@ -152,6 +158,11 @@ def _attention(shape: AttentionConfig | None) -> dict[str, Any]:
 
 
 def _llama(config: ModelConfig) -> dict[str, Any]:
+    """Its class refuses a width that is no multiple of the heads, however wide these are."""
+    return {} if config.attention is None or config.width % config.attention.heads else _decoder(config)
+
+
+def _decoder(config: ModelConfig) -> dict[str, Any]:
     if not isinstance(config.ffn, DenseConfig):
         return {}
     return {
@@ -288,7 +299,7 @@ def _limits(mamba: MambaConfig) -> list[float]:
 
 _FAMILIES: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
     "llama": _llama,
-    "qwen2": _llama,
+    "qwen2": _decoder,
     "granitemoehybrid": _granite,
     "bamba": _bamba,
     "mamba2": _mamba2,
