@@ -14,6 +14,8 @@ from tandem.report import read_metrics
 from tandem.train import LanguageModelTask, OptimizerConfig, ScheduleConfig, TrainConfig, fit
 from tandem.train.language_model import busiest_expert
 
+NOW = ScheduleConfig(warmup_steps=0)
+
 
 def model(**changes: Any) -> HybridLM:
     torch.manual_seed(0)
@@ -110,7 +112,7 @@ def test_layers_may_have_their_own_number_of_experts(tmp_path: Path):
     """The load of four experts is not that of eight, four of which nobody chose; each bias follows its own layer's."""
     few = MoEConfig(experts=4, top_k=1, hidden=8, selection_bias=True, bias_rate=0.5)
     network = model(pattern="FE", ffn=few, experts=replace(few, experts=8, top_k=2))
-    config = TrainConfig(steps=1, schedule=ScheduleConfig(warmup_steps=0), compile="off", validate_every=0)
+    config = TrainConfig(steps=1, schedule=NOW, compile="off", validate_every=0)
     given = batch([20, 9, 3])
     with torch.no_grad():
         routes = network.hidden(given.tokens_T, given.layout)[1].routes
@@ -124,6 +126,26 @@ def test_layers_may_have_their_own_number_of_experts(tmp_path: Path):
     for layer, share in zip(network.layers, shares, strict=True):
         moved = torch.tensor([0.5 * ((1 / len(share) > x) - (1 / len(share) < x)) for x in share])
         assert torch.equal(layer.mixer.island.bias_E, moved)
+
+
+def test_selection_biases_move_once_a_step_however_many_batches_it_has(tmp_path: Path):
+    network = model(ffn=MoEConfig(experts=4, top_k=1, hidden=8, selection_bias=True, bias_rate=1e-6))
+    given, bias_E = batch([20, 9, 3]), network.layers[2].mixer.island.bias_E
+    with torch.no_grad():
+        route = network.hidden(given.tokens_T, given.layout)[1].routes[0]
+    load_E = torch.bincount(route.flatten(), minlength=4) / len(route)
+    config = TrainConfig(steps=1, accumulate=3, schedule=NOW, compile="off", validate_every=0)
+    fit(LanguageModelTask(network, config), Repeated(given), config, tmp_path)
+    assert torch.equal(bias_E, 1e-6 * torch.sign(0.25 - load_E))
+    assert bias_E.any()
+
+
+def test_a_step_that_is_left_out_moves_no_bias(tmp_path: Path):
+    network = model(ffn=MoEConfig(experts=4, top_k=1, hidden=8, selection_bias=True))
+    given = replace(batch([20, 9, 3]), weights_T=torch.zeros(32))  # no mean loss
+    config = TrainConfig(steps=1, schedule=NOW, compile="off", validate_every=0)
+    fit(LanguageModelTask(network, config), Repeated(given), config, tmp_path)
+    assert not network.layers[2].mixer.island.bias_E.any()
 
 
 def test_validation_changes_nothing_and_is_repeatable(held_out: ValidationBatches):

@@ -280,16 +280,22 @@ class HybridLM(nn.Module):
         targets_T: Tensor,
         weights_T: Tensor | None = None,
         routes: Sequence[Tensor] | None = None,
+        *,
+        balance: bool = True,
     ) -> Loss:
-        """Cross-entropy of the targets, weighted a token, plus the routers' balance loss; logits in blocks only."""
+        """Cross-entropy of the targets, weighted a token, plus the routers' balance loss; logits in blocks only.
+
+        Args:
+            balance: in training, `balance` the experts by this batch at once; a step of several batches does so itself.
+        """
         x_TD, aux = self.hidden(tokens_T, layout, routes=routes)
         weights_T = torch.ones(len(tokens_T), device=tokens_T.device) if weights_T is None else weights_T
         with torch.autocast(tokens_T.device.type, enabled=False):
             x_TD = _scaled(x_TD, self.config.logit_scale)
             nll_sum = blockwise_cross_entropy(x_TD, self._head(), targets_T, weights_T)
         weight_sum = weights_T.sum()
-        if self.training and aux.expert_load is not None:
-            self._balance(aux.expert_load)
+        if balance and self.training and aux.expert_load is not None:
+            self.balance(aux.expert_load)
         return Loss(nll_sum / weight_sum + aux.balance_loss, nll_sum, weight_sum, aux)
 
     def round_to_int8(self) -> None:
@@ -367,7 +373,8 @@ class HybridLM(nn.Module):
     def _mixtures(self) -> list[MixtureOfExperts]:
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, MixtureOfExperts)]
 
-    def _balance(self, load_FE: Tensor) -> None:
+    def balance(self, load_FE: Tensor) -> None:
+        """Moves the routers' selection biases, where there are any, against the loads of a step (`Aux.expert_load`)."""
         for mixture, load_E in zip(self._mixtures(), load_FE, strict=True):
             mixture.update_bias(load_E[: mixture.config.experts])
 

@@ -9,7 +9,7 @@ from tandem.train.directory import MAY_CHANGE, claim_run_dir
 from tandem.train.language_model import LanguageModelTask
 from tandem.train.loop import fit
 from tandem.train.optimizer import build_optimizer, clip_gradients, param_groups
-from tandem.train.protocols import Compilable, Replayable, Resumable, Trainable, Validating
+from tandem.train.protocols import Compilable, Replayable, Resumable, Steering, Trainable, Validating
 from tandem.train.randomness import repeatable, seed_everything
 from tandem.train.run import Leg, RunResult, is_complete
 from tandem.train.schedule import learning_rate_factor
@@ -29,6 +29,7 @@ __all__ = [
     "ScheduleConfig",
     "SpikeConfig",
     "Stage",
+    "Steering",
     "TrainConfig",
     "Trainable",
     "Validating",

@@ -65,6 +65,11 @@ class LanguageModelTask:
         """Tokens that are learned from."""
         return {"tokens": int(batch.weights_T.count_nonzero())}
 
+    def after_step(self, values: dict[str, Any]) -> None:
+        """Moves selection biases, once a step however many batches it had."""
+        if "expert_load" in values:
+            self.model.balance(values["expert_load"])
+
     def matrices(self) -> list[nn.Parameter]:
         """What the layers multiply by; not the head, whose gradient is summed in float32 over blocks of tokens."""
         layers = self.model.layers.modules()
@@ -123,7 +128,7 @@ class LanguageModelTask:
         on_device = self._device.type == "cpu" or isinstance(batch.layout, FixedLayout)
         batch = batch if on_device else batch.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.model.loss(batch.tokens_T, batch.layout, batch.targets_T, batch.weights_T)
+            return self.model.loss(batch.tokens_T, batch.layout, batch.targets_T, batch.weights_T, balance=False)
 
 
 def busiest_expert(load_FE: Tensor) -> Tensor:

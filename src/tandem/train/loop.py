@@ -18,7 +18,7 @@ from tandem.train.compiling import may_compile
 from tandem.train.config import TrainConfig
 from tandem.train.log import RunLog
 from tandem.train.optimizer import clip_gradients
-from tandem.train.protocols import Compilable, Replayable, Resumable, Trainable, Validating
+from tandem.train.protocols import Compilable, Replayable, Resumable, Steering, Trainable, Validating
 from tandem.train.run import Leg, Reason, Run, RunResult
 from tandem.train.schedule import set_learning_rate
 from tandem.train.stop import StopRequest, stop_on_signals
@@ -59,6 +59,8 @@ def _train(run: Run, stop: StopRequest, log: RunLog) -> Reason:
         lr = set_learning_rate(run.optimizer, config, run.progress.step + 1)
         skipped = run.spikes.judge(float(values["loss"]), norm)
         step.finish(norm, accepted=skipped is None)
+        if skipped is None and isinstance(task, Steering):
+            task.after_step(values)
         run.count(values, time.perf_counter() - started)
         if skipped is not None:
             log.event(run.progress.row, f"step left out: {skipped}")

@@ -51,6 +51,15 @@ class Validating(Protocol):
 
 
 @runtime_checkable
+class Steering(Protocol):
+    """A task that moves something itself, beside what the optimizer moves."""
+
+    def after_step(self, values: dict[str, Any]) -> None:
+        """Called after each step that was not left out, with what `step` returned, means of its batches."""
+        ...
+
+
+@runtime_checkable
 class Compilable(Protocol):
     """A task that knows which of its parts gain from `torch.compile`."""
 
