@@ -23,9 +23,9 @@ from tandem.train import (
     SpikeConfig,
     Stage,
     TrainConfig,
-    claim_run_dir,
     fit,
     fit_stages,
+    held_run_dir,
     repeatable,
     seed_everything,
 )
@@ -106,13 +106,12 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
 
     Raises:
         ValueError: an unknown model or device, shards that are missing or damaged, a model too small for their vocabulary or of
-            another tokenizer, a schedule without T layers, or a run directory that was started with other settings than steps
-            and logging.
+            another tokenizer, a schedule without T layers, or a run directory that another process uses or that was started with
+            other settings than steps and logging.
     """
     device = hub.choose_device(config.device)
     model_config = _architecture(config)
     tokenizer = _tokenizer(config, model_config)
-    claim_run_dir(config.run_dir, _plain(config, model_config), _may_change(config))
     model: HybridLM | None = None
 
     def open_stage(stage: Stage, settings: TrainConfig) -> tuple[LanguageModelTask, Packer]:
@@ -124,16 +123,17 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
         held_out = _validation(config, stage, model_config.chunk)
         return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
 
-    with repeatable(device):
-        if config.stages:
-            result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
-        else:
-            task, data = open_stage(_only_stage(config), config.train)
-            result = fit(task, data, config.train, config.run_dir)
-    if result.reason == "finished" and model is not None:
-        hub.save(model, tokenizer, config.run_dir / "model")
-    if result.counts:
-        write_report(config.run_dir)
+    with held_run_dir(config.run_dir, _plain(config, model_config), _may_change(config)):
+        with repeatable(device):
+            if config.stages:
+                result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
+            else:
+                task, data = open_stage(_only_stage(config), config.train)
+                result = fit(task, data, config.train, config.run_dir)
+        if result.reason == "finished" and model is not None:
+            hub.save(model, tokenizer, config.run_dir / "model")
+        if result.counts:
+            write_report(config.run_dir)
     return result
 
 
