@@ -66,9 +66,12 @@ def test_another_process_is_refused_until_the_first_has_ended(tmp_path: Path):
 
 
 def fail_in(run_dir: Path, config: dict[str, object], *, row: str = "") -> None:
-    with pytest.raises(ValueError, match="weight"), held_run_dir(run_dir, config):
+    def fail() -> None:
         (run_dir / "metrics.jsonl").write_text(row)
         raise ValueError("weight=-1 must be above 0")
+
+    with pytest.raises(ValueError, match="weight"), held_run_dir(run_dir, config):
+        fail()
 
 
 def test_settings_that_were_refused_may_be_put_right(tmp_path: Path):

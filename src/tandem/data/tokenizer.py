@@ -69,6 +69,21 @@ def read_backend(file: Path, remedy: str) -> tokenizers.Tokenizer:
         raise ValueError(f"tokenizer.path={file} is no tokenizer ({reason}); {remedy}") from error
 
 
+def ids_of(backend: tokenizers.Tokenizer, text: str, *, specials: bool = False) -> list[int]:
+    """Ids of a text.
+
+    Args:
+        specials: with what the tokenizer puts around a text.
+    Raises:
+        ValueError: half a surrogate pair in the text, as Python makes of an argument that is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text={text[:40]!r} is not Unicode at character {error.start}; give UTF-8 text") from None
+    return backend.encode(text, add_special_tokens=specials).ids
+
+
 def write_backend(file: Path, backend: tokenizers.Tokenizer, begin: tuple[str, int] | None) -> None:
     """Writes a `tokenizer.json` atomically.
 
@@ -198,8 +213,12 @@ class Tokenizer:
         return hashlib.sha256(self.backend.to_str(pretty=False).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone: no bos or eos, and `<think>` in the text is seven characters, not id 6."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of the text alone: no bos or eos, and `<think>` in the text is seven characters, not id 6.
+
+        Raises:
+            ValueError: half a surrogate pair, which is no character, in the text.
+        """
+        return ids_of(self.backend, text)
 
     def start_of_text(self) -> int:
         """`<bos>`."""
