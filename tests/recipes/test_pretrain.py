@@ -313,10 +313,21 @@ def test_stages_from_a_file(tmp_path: Path):
     written = stage("base", weights=(1.0, 2.0), data=(Path("a"), Path("b")), rope_alpha=50.0)
     file.write_text(json.dumps([dataclasses.asdict(written)], default=str).replace("50.0", "50"))
     assert read_stages(file) == (written,)
-    for text in ("{", '{"name": "base"}', '[{"name": "base", "lr": 1}]', '[{"nome": "base"}]'):
+    for text in (
+        "{",
+        '"ab"',
+        "[[]]",
+        "[" * 99_999,
+        '{"name": "base"}',
+        '[{"name": "base", "lr": 1}]',
+        '[{"nome": "base"}]',
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=r"stages=.*stages.json is not a JSON list of stages"):
             read_stages(file)
+    file.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"stages=.*stages.json is not UTF-8 text"):
+        read_stages(file)
 
 
 def other_tokenizer(config: PretrainConfig) -> PretrainConfig:

@@ -26,6 +26,7 @@ SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(f"<spare_{k}>" for k in range(l
 
 SMALLEST_VOCABULARY = RESERVED + 256
 """Reserved ids plus one token a byte: below this some text could not be written."""
+_LARGEST_VOCABULARY = 2**20
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -163,6 +164,9 @@ class Tokenizer:
                 f"tokenizer.vocab_size={vocab_size} is below {SMALLEST_VOCABULARY}, the reserved ids and 256 bytes; "
                 "use 4096 for small models"
             )
+        if vocab_size > _LARGEST_VOCABULARY:
+            # The library allocates room for all of them first, and a failure there ends the process.
+            raise ValueError(f"tokenizer.vocab_size={vocab_size} is above {_LARGEST_VOCABULARY:,}; use fewer ids")
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -6,7 +6,8 @@ from typing import Any
 
 def divisors(number: int) -> list[int]:
     """All of them, in order."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return small + [number // n for n in reversed(small) if n * n != number]
 
 
 def require_positive(prefix: str, config: Any, *fields: str) -> None:

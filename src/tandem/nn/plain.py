@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Kinds = Mapping[type, str]
+_MOST = 2**31
 
 
 def to_plain(config: Any, kinds: Kinds) -> dict[str, Any]:
@@ -60,6 +61,8 @@ def _value(hint: Any, value: Any, path: str, kinds: Kinds) -> Any:
     if not isinstance(value, scalars) or (isinstance(value, bool) and bool not in scalars):
         names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
         raise ValueError(f"{path}={value!r} must be of type {names}")
+    if isinstance(value, int) and value >= _MOST:
+        raise ValueError(f"{path}={value} is more than any size of a model; use less than {_MOST}")
     return value
 
 
@@ -69,6 +72,6 @@ def _nested(configs: list[Any], plain: dict[str, Any], path: str, kinds: Kinds) 
     if len(configs) == 1:
         return from_plain(configs[0], plain, path, kinds)
     kind, known = plain.pop("kind", None), {kinds[config]: config for config in configs}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"{path}.kind={kind!r} is unknown; use one of {', '.join(known)}")
     return from_plain(known[kind], plain, path, kinds)

@@ -144,7 +144,16 @@ def read_model_config(model: str) -> ModelConfig:
         ValueError: neither a preset nor a file, or a file that is no model config.
     """
     path = Path(model)
-    return ModelConfig.from_json(_read("model", path)) if path.suffix == ".json" else preset(model)
+    if path.suffix != ".json":
+        try:
+            return preset(model)
+        except ValueError as error:
+            raise ValueError(f"{error}, or give the path of a .json file with a model config") from error
+    text = _read("model", path)
+    try:
+        return ModelConfig.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"model={model} is no model config: {error}") from error
 
 
 def _architecture(config: PretrainConfig) -> ModelConfig:
@@ -188,16 +197,23 @@ def read_stages(path: Path) -> tuple[Stage, ...]:
     Raises:
         ValueError: no such file, not a list of objects, an unknown or missing field, or a value that a stage refuses.
     """
+    text = _read("stages", path)
     try:
-        return tuple(_stage(plain) for plain in json.loads(_read("stages", path)))
-    except (TypeError, json.JSONDecodeError) as error:
+        stages = json.loads(text)
+        if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+            raise TypeError("something else is in it")
+        return tuple(map(_stage, stages))
+    except (TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"stages={path} is not a JSON list of stages ({error}); see docs/training.md") from error
 
 
 def _read(field: str, path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{field}={path} is not a file; give the path of a JSON file (docs/training.md)")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{field}={path} is not UTF-8 text ({error.reason}); give the path of a JSON file") from error
 
 
 def _stage(plain: dict[str, Any]) -> Stage:
