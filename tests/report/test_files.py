@@ -49,6 +49,16 @@ def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can make a file")
+def test_a_refused_write_names_the_place_asked_for():
+    with pytest.raises(OSError) as caught, atomic_path("/proc/a.txt") as temporary:  # noqa: PT011 - the kernel chooses
+        temporary.write_text("new")
+    assert caught.value.filename == "/proc/a.txt"
+    with pytest.raises(OSError) as caught, atomic_directory("/proc/a"):  # noqa: PT011
+        pass
+    assert caught.value.filename == "/proc/a"
+
+
 def full_disk_under_a_writer() -> None:
     """As torch.save: its writer closes its archive when a write has failed, and reports that instead."""
     try:

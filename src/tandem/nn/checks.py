@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+_TOO_LARGE = 2**31
+
 
 def divisors(number: int) -> list[int]:
     """All of them, in order."""
@@ -11,11 +13,13 @@ def divisors(number: int) -> list[int]:
 
 
 def require_positive(prefix: str, config: Any, *fields: str) -> None:
-    """Each field is 1 or more."""
+    """Each field is 1 or more, and no size that tensors cannot have."""
     for name in fields:
         value = getattr(config, name)
         if value < 1:
             raise ValueError(f"{prefix}.{name}={value} must be 1 or more")
+        if value >= _TOO_LARGE:
+            raise ValueError(f"{prefix}.{name}={value} is more than a model can have; use less than {_TOO_LARGE}")
 
 
 def require_above_zero(prefix: str, config: Any, *fields: str) -> None:

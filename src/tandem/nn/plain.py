@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 Kinds = Mapping[type, str]
-_MOST = 2**31
 
 
 def to_plain(config: Any, kinds: Kinds) -> dict[str, Any]:
@@ -61,8 +60,6 @@ def _value(hint: Any, value: Any, path: str, kinds: Kinds) -> Any:
     if not isinstance(value, scalars) or (isinstance(value, bool) and bool not in scalars):
         names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
         raise ValueError(f"{path}={value!r} must be of type {names}")
-    if isinstance(value, int) and value >= _MOST:
-        raise ValueError(f"{path}={value} is more than any size of a model; use less than {_MOST}")
     return value
 
 

@@ -38,6 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(target, error, temporary)
         raise_if_full(error, target)
         raise
     _sync(target.parent)
@@ -68,6 +69,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         _swap_directory(temporary, target, previous)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name(target, error, temporary)
         raise_if_full(error, target)
         raise
     _sync(target.parent)
@@ -94,6 +96,12 @@ def _system_error(error: BaseException | None) -> int | None:
             return int(found[1])
         error = error.__cause__ or error.__context__
     return None
+
+
+def _name(target: Path, error: BaseException, temporary: Path) -> None:
+    # A refused write is told with the name that was asked for, not with the hidden one.
+    if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+        error.filename = str(target)
 
 
 def _swap_directory(temporary: Path, target: Path, previous: Path) -> None:
