@@ -351,6 +351,9 @@ def small_vocabulary(config: PretrainConfig) -> PretrainConfig:
         (lambda config: replace(config, data=()), r"data=\(\) names no token shards"),
         (lambda config: replace(config, weights=(1.0, 2.0)), r"weights=\(1.0, 2.0\) has 2 values for 1 data"),
         (lambda config: replace(config, batch_tokens=0), r"batch_tokens=0 is below 1"),
+        (lambda config: replace(config, validation_bytes=-1), r"validation_bytes=-1 is below 1"),
+        (lambda config: replace(config, context=10**20), r"context=10{20} is more than a batch can have; use at most"),
+        (lambda config: replace(config, weights=(-1.0,)), r"data.weight=-1.0 of a source must be above 0"),
         (lambda config: replace(config, model="mano"), r"mano"),
         (lambda config: replace(config, device="gpu"), r"device='gpu' is not known; use auto, cpu, cuda or cuda:N"),
         (lambda config: replace(config, data=(Path("nowhere"),)), r"nowhere"),
@@ -362,7 +365,7 @@ def test_mistakes_are_one_line_and_start_no_run(config: PretrainConfig, spoil: C
     with pytest.raises(ValueError, match=message) as caught:
         run_pretraining(spoil(config))
     assert "\n" not in str(caught.value)
-    assert not config.run_dir.exists()
+    assert not list(config.run_dir.glob("*"))
 
 
 def test_a_cut_shard_is_one_line_and_loses_nothing(config: PretrainConfig, tmp_path: Path):

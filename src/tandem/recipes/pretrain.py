@@ -30,6 +30,8 @@ from tandem.train import (
     seed_everything,
 )
 
+_MOST_TOKENS = 2**31 - 1
+
 
 def _train_config() -> TrainConfig:
     # A language model's loss stays far above 0, so a multiple of its median is a sound bar.
@@ -94,9 +96,12 @@ class PretrainConfig:
         ):
             if weights and len(weights) != len(data):
                 raise ValueError(f"{name}={weights} has {len(weights)} values for {len(data)} data; give one for each")
-        for name in ("context", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
+        for name in ("context", "batch_tokens", "validation_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is below 1; use 1 or more")
+            if name != "validation_bytes" and value > _MOST_TOKENS:
+                raise ValueError(f"{name}={value} is more than a batch can have; use at most {_MOST_TOKENS}")
 
 
 def run_pretraining(config: PretrainConfig) -> RunResult:
