@@ -94,7 +94,7 @@ def test_items_that_count_only_together(capsys: pytest.CaptureFixture[str]):
         (["command", "--items", "4", "--objects", "-1", "--", "true"], "objects=-1 is no number of objects"),
         (
             ["command", "--items", "4", "--objects", "99999", "--", "true"],
-            "objects=99999 is more than a search can follow, 10,000",
+            "objects=99999 is more than a search can follow, 1,029",
         ),
     ],
 )

@@ -39,7 +39,7 @@ _RANGES = 20  # of a question that `answers` shows
 _BINS = 512  # columns of the map that --plot draws: more than that cannot be told apart on paper
 
 
-_MOST_OBJECTS = 10_000  # matrices of answers grow with the square
+_MOST_OBJECTS = 1029  # whose binomials float64 holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
