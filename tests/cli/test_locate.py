@@ -92,6 +92,10 @@ def test_items_that_count_only_together(capsys: pytest.CaptureFixture[str]):
         (["command", "--", "true"], "give one of --items and --lines"),
         (["sqlite"], "--database PATH, --table STR, --rows PATH is missing"),
         (["command", "--items", "4", "--objects", "-1", "--", "true"], "objects=-1 is no number of objects"),
+        (
+            ["command", "--items", "4", "--objects", "99999", "--", "true"],
+            "objects=99999 is more than a search can follow, 1,029",
+        ),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]):

@@ -89,6 +89,7 @@ def test_a_transmamba_model_is_planned_like_any_other(tmp_path: Path, capsys: py
             "model.pattern='(MF)2 AMF (MF)2' has no T layers, so there are no TransPoints to plan",
         ),
         (["transmamba-nano", "--transpoints", "--seconds", "-1"], "seconds=-1.0 above 0"),
+        (["transmamba-nano", "--transpoints", "--seconds", "nan"], "seconds=nan above 0"),
         (["transmamba-nano", "--transpoints", "--device", "tpu"], "device='tpu'"),
         (["transmamba-nano", "--transpoints", "--context", "8"], "context=8 must be 16 or more"),
     ],
@@ -125,14 +126,26 @@ def test_a_bad_config_file_is_one_line(
     assert message.removeprefix("model.") in error
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
-def test_a_file_that_is_no_config_is_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"[" * 200_000, bytes(range(256))])
+def test_a_file_that_is_no_config_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "mine.json"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(SystemExit) as exit_info:
         main(["plan", "model", str(path)])
+    error = capsys.readouterr().err
     assert exit_info.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert error.count("\n") == 1
+    assert f"model={path} is " in error
+
+
+@pytest.mark.parametrize("name", ["plan", "plan.doc", "."])
+def test_a_plot_that_is_no_picture_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["plan", "model", "nano", "--out", str(tmp_path / name)])
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert error == f"tandem plan: out={tmp_path / name} does not end as a picture does; use .png, .svg or .pdf\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -113,6 +113,12 @@ def test_texts_get_what_the_file_puts_ahead(chat: PretrainedTokenizer, llama: Pr
         assert tokenizers.Tokenizer.from_file(str(file)).encode(text).ids == t.text_ids(text)
 
 
+def test_text_that_is_no_unicode_is_refused(chat: PretrainedTokenizer):
+    for read in (chat.encode, chat.text_ids):
+        with pytest.raises(ValueError, match=r"text='a.ud800' is not Unicode at character 1; give UTF-8 text"):
+            read("a\ud800")
+
+
 def test_names_of_special_tokens_in_a_text_are_plain_characters(chat: PretrainedTokenizer):
     ids = chat.text_ids("<|turn|>system")
     assert 2 not in ids

@@ -50,6 +50,18 @@ def test_stream_matches_decode_for_bytes_that_are_no_utf8(data: bytes):
     assert "".join(map(decoder.push, ids)) + decoder.flush() == TOKENIZER.decode(ids) == data.decode("utf-8", "replace")
 
 
+def test_a_vocabulary_that_no_memory_holds_is_refused():
+    with pytest.raises(ValueError, match=r"tokenizer.vocab_size=99999999999 is above 1,048,576; use fewer ids"):
+        Tokenizer.train(TEXTS, vocab_size=99_999_999_999)
+
+
+def test_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer):
+    typed = b"caf\xe9".decode("utf-8", "surrogateescape")  # what Python makes of an argument in Latin-1
+    for read in (tokenizer.encode, tokenizer.text_ids):
+        with pytest.raises(ValueError, match=r"text='caf.udce9' is not Unicode at character 3; give UTF-8 text"):
+            read(typed)
+
+
 def test_half_a_character_is_held_back(tokenizer: Tokenizer):
     of_byte = {tokenizer.token_bytes(k): k for k in range(tokenizer.vocab_size)}
     decoder = tokenizer.stream_decoder()

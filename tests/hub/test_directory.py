@@ -1,8 +1,10 @@
 """Model directories: bit-exact round trips, and one clear line for every way a directory can be wrong."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +163,19 @@ def test_truncated_weights_are_one_line(saved: Path, share: float) -> None:
 def test_missing_files_are_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(ValueError, match=rf"{name} is missing"):
+        hub.load(saved)
+
+
+def test_weights_that_may_not_be_read_are_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, plain_open = saved / "model.safetensors", Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain_open(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
         hub.load(saved)
 
 

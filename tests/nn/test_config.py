@@ -87,6 +87,8 @@ def test_presets_round_trip(name: str):
         ),
         ({"ffn": {**MOE, "expert_groups": 4}}, "moe.top_groups=1 of 4 groups leaves 1 of 4 experts for moe.top_k=2"),
         ({"ffn": {**MOE, "expert_groups": 2, "top_groups": 3}}, "moe.top_groups=3 of 2 groups"),
+        ({"ffn": {**MOE, "kind": []}}, r"model.ffn.kind=\[\] is unknown; use one of dense, moe"),
+        ({"width": 10**30}, "model.width=10{30} is more than a model can have; use less than 2147483648"),
     ],
 )
 def test_wrong_values_are_named(changes: dict, message: str):

@@ -28,6 +28,8 @@ def test_patterns_expand(text: str, layers: str):
         ("(MF", "leaves 1 group"),
         ("MF)2", "never opened"),
         ("(MF)0", "repeats a group 0 times"),
+        ("(MF)1000000000", "character 4 makes more than 10,000 layers; use smaller counts"),
+        ("(" * 50 + "M" + ")2" * 50, "makes more than 10,000 layers"),
     ],
 )
 def test_wrong_patterns_are_explained(text: str, message: str):

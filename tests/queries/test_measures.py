@@ -15,6 +15,14 @@ def test_dyadic_bits_are_those_of_the_notes(k: int):
     assert dyadic_bits(k) == pytest.approx(DYADIC[k], abs=1e-10)
 
 
+def test_binomials_are_finite_up_to_the_limit_and_refused_beyond():
+    assert pascal(1029)[-1, 514] == pytest.approx(comb(1029, 514), rel=1e-12)
+    with pytest.raises(
+        ValueError, match="k=1030 is more objects than the binomials of float64 reach; use at most 1029"
+    ):
+        pascal(1030)
+
+
 def test_entropy_of_zeros_and_of_columns():
     table = np.array([[1.0, 0.25], [0.0, 0.75]])
     np.testing.assert_allclose(entropy_bits(table, axis=0), [0.0, -0.25 * log2(0.25) - 0.75 * log2(0.75)])

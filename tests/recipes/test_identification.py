@@ -41,3 +41,5 @@ def test_a_row_lies_between_the_bound_and_bifurcation():
 def test_one_trial_has_no_error():
     with pytest.raises(ValueError, match="trials=1 is below 2; use 2 or more"):
         list(measure_searches(1))
+    with pytest.raises(ValueError, match="seed=-1 is below 0; use 0 or more"):
+        list(measure_searches(2, -1))

@@ -313,10 +313,21 @@ def test_stages_from_a_file(tmp_path: Path):
     written = stage("base", weights=(1.0, 2.0), data=(Path("a"), Path("b")), rope_alpha=50.0)
     file.write_text(json.dumps([dataclasses.asdict(written)], default=str).replace("50.0", "50"))
     assert read_stages(file) == (written,)
-    for text in ("{", '{"name": "base"}', '[{"name": "base", "lr": 1}]', '[{"nome": "base"}]'):
+    for text in (
+        "{",
+        '"ab"',
+        "[[]]",
+        "[" * 99_999,
+        '{"name": "base"}',
+        '[{"name": "base", "lr": 1}]',
+        '[{"nome": "base"}]',
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=r"stages=.*stages.json is not a JSON list of stages"):
             read_stages(file)
+    file.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"stages=.*stages.json is not UTF-8 text"):
+        read_stages(file)
 
 
 def other_tokenizer(config: PretrainConfig) -> PretrainConfig:
@@ -340,6 +351,9 @@ def small_vocabulary(config: PretrainConfig) -> PretrainConfig:
         (lambda config: replace(config, data=()), r"data=\(\) names no token shards"),
         (lambda config: replace(config, weights=(1.0, 2.0)), r"weights=\(1.0, 2.0\) has 2 values for 1 data"),
         (lambda config: replace(config, batch_tokens=0), r"batch_tokens=0 is below 1"),
+        (lambda config: replace(config, validation_bytes=-1), r"validation_bytes=-1 is below 1"),
+        (lambda config: replace(config, context=10**20), r"context=10{20} is more than a batch can have; use at most"),
+        (lambda config: replace(config, weights=(-1.0,)), r"data.weight=-1.0 of a source must be above 0"),
         (lambda config: replace(config, model="mano"), r"mano"),
         (lambda config: replace(config, device="gpu"), r"device='gpu' is not known; use auto, cpu, cuda or cuda:N"),
         (lambda config: replace(config, data=(Path("nowhere"),)), r"nowhere"),
@@ -351,7 +365,7 @@ def test_mistakes_are_one_line_and_start_no_run(config: PretrainConfig, spoil: C
     with pytest.raises(ValueError, match=message) as caught:
         run_pretraining(spoil(config))
     assert "\n" not in str(caught.value)
-    assert not config.run_dir.exists()
+    assert not list(config.run_dir.glob("*"))
 
 
 def test_a_cut_shard_is_one_line_and_loses_nothing(config: PretrainConfig, tmp_path: Path):

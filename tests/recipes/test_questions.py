@@ -21,6 +21,7 @@ def test_parts_have_names_of_their_own():
     ("options", "message"),
     [
         ({"searches": 1}, "searches=1 is below 2"),
+        ({"seed": -1}, "seed=-1 is below 0"),
         ({"cells": 1000}, "cells=1000 is no power of 2 from 4 on"),
         ({"objects": ()}, r"objects=\(\) must be one or more numbers"),
         ({"subjects": ()}, "subjects is empty"),

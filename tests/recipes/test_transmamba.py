@@ -200,6 +200,12 @@ def test_a_context_without_room_for_a_book(config: TransMambaRecipeConfig):
         compare_transmamba(replace(config, context=16))
 
 
+def test_data_that_is_not_there_claims_no_run_directory(config: TransMambaRecipeConfig):
+    with pytest.raises(ValueError, match=r"nowhere.* does not exist; make it with"):
+        compare_transmamba(replace(config, data=Path("nowhere")))
+    assert not config.run_dir.exists()
+
+
 def test_other_settings_are_refused(config: TransMambaRecipeConfig):
     config.run_dir.mkdir()
     (config.run_dir / "config.json").write_text('{"lr": 0.1}')

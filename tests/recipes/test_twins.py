@@ -107,6 +107,12 @@ def test_mistakes_are_one_line_and_train_nothing(config: TwinsConfig, spoil: Cal
     assert not config.run_dir.exists()
 
 
+def test_data_that_is_not_there_claims_no_run_directory(config: TwinsConfig):
+    with pytest.raises(ValueError, match=r"nowhere.* does not exist; make it with"):
+        compare_twins(replace(config, data=Path("nowhere")))
+    assert not config.run_dir.exists()
+
+
 def test_other_settings_are_refused(config: TwinsConfig):
     config.run_dir.mkdir()
     (config.run_dir / "config.json").write_text('{"lr": 0.1}')

@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,37 @@ def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path):
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can make a file")
+def test_a_refused_write_names_the_place_asked_for():
+    with pytest.raises(OSError) as caught, atomic_path("/proc/a.txt") as temporary:  # noqa: PT011 - the kernel chooses
+        temporary.write_text("new")
+    assert caught.value.filename == "/proc/a.txt"
+    with pytest.raises(OSError) as caught, atomic_directory("/proc/a"):  # noqa: PT011
+        pass
+    assert caught.value.filename == "/proc/a"
+
+
+def full_disk_under_a_writer() -> None:
+    """As torch.save: its writer closes its archive when a write has failed, and reports that instead."""
+    try:
+        full_disk()
+    finally:
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def full_disk_in_text() -> None:
+    raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")  # as safetensors
+
+
+@pytest.mark.parametrize("write", [full_disk_under_a_writer, full_disk_in_text])
+def test_full_disk_is_told_from_what_a_library_makes_of_it(tmp_path: Path, write: Callable[[], None]):
+    for atomic in (atomic_path, atomic_directory):
+        with pytest.raises(OSError, match="untouched") as caught, atomic(tmp_path / "a"):
+            write()
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_disk_that_fills_at_the_flush_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

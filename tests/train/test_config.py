@@ -13,6 +13,7 @@ from tandem.train import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConf
     ("build", "message"),
     [
         (lambda: OptimizerConfig(lr=0.0), "train.optimizer.lr=0.0 is not above 0; try 1e-3"),
+        (lambda: OptimizerConfig(lr=float("inf")), "train.optimizer.lr=inf leaves no weight finite; try 1e-3"),
         (lambda: OptimizerConfig(betas=(0.9, 1.0)), "train.optimizer.betas=(0.9, 1.0) must both lie in [0, 1)"),
         (lambda: OptimizerConfig(weight_decay=-1.0), "train.optimizer.weight_decay=-1.0 is below 0"),
         (lambda: OptimizerConfig(eps=0.0), "train.optimizer.eps=0.0 is not above 0"),
@@ -28,6 +29,7 @@ from tandem.train import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConf
         (lambda: TrainConfig(keep_checkpoints=0), "train.keep_checkpoints=0 is below 1"),
         (lambda: TrainConfig(clip_norm=0.0), "train.clip_norm=0.0 is not above 0"),
         (lambda: TrainConfig(seed=-1), "train.seed=-1 is below 0"),
+        (lambda: TrainConfig(seed=2**63), "train.seed=9223372036854775808 is 2**63 or more; use a smaller one"),
         (lambda: TrainConfig(validate_every=-1), "train.validate_every=-1 is below 0"),
         (lambda: TrainConfig(max_seconds=0.0), "train.max_seconds=0.0 is not above 0"),
         (

@@ -214,6 +214,8 @@ class Session:
         if not name:
             raise ValueError("/save needs a file; for example /save talk.json")
         path = Path(name).expanduser()
+        if path.is_dir():
+            raise ValueError(f"/save {name} names a directory; give a file in it")
         with atomic_path(path) as temporary:
             temporary.write_text(self.history.saved(), encoding="utf-8")
         return path

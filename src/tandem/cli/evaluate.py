@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> None:
         results = run_evaluation(arguments.model, arguments)
     except KeyboardInterrupt:
         file = output_file(arguments.model, arguments.output)
-        console.print(f"stopped; what is done is in {file}, and the same command goes on")
+        done = f"what is done is in {file}" if file.exists() else "nothing was done yet"
+        console.print(f"stopped; {done}, and the same command goes on")
         raise
     console.print(table(results.plain, arguments.names))
     console.print(f"results: {results.path}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from tandem.cli.arguments import parse_command
 from tandem.cli.plan_precision import PlanPrecision, print_precision_plan
 from tandem.hub import choose_device
-from tandem.nn import ModelConfig, preset
+from tandem.nn import ModelConfig
 from tandem.plan import (
     FORMULAS,
     Flops,
@@ -37,6 +37,7 @@ from tandem.plan import (
     switching_layers,
     transpoints_figure,
 )
+from tandem.recipes.pretrain import read_model_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +80,7 @@ def plan_model(options: PlanModel) -> None:
         ValueError: an unknown preset, a file that is no config, a layout that does not fit, a context below 1,
             TransPoints of a model that has none.
     """
-    config = _config(options.model)
+    config = read_model_config(options.model)
     context = config.context if options.context is None else options.context
     if context < 1:
         raise ValueError(f"--context={context} must be 1 or more")
@@ -99,16 +100,6 @@ def plan_model(options: PlanModel) -> None:
     console.print(_decode_table(config, bytes_of, context))
     console.print(_training_table(bytes_of, options.parallel))
     console.print(f"spread: {_spread(options.parallel)}\nplot:   {figure}", highlight=False)
-
-
-def _config(name: str) -> ModelConfig:
-    path = Path(name)
-    if path.suffix != ".json":
-        return preset(name)
-    try:
-        return ModelConfig.from_json(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"model={name} is not JSON: {error}; write one with ModelConfig.to_json()") from error
 
 
 def _plain(config: ModelConfig, context: int, counts: Parameters, work: Flops, bytes_of: Memory) -> dict[str, Any]:

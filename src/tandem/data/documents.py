@@ -42,13 +42,21 @@ def read_documents(path: Path) -> Iterator[Document]:
         raise ValueError(f"data.documents={path} does not exist; make it with `tandem data fetch`")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                source, text = str(row.get("source", f"{path}:{number}")), row["text"]
-                text.encode()  # a number has none, and half of a surrogate pair cannot be written
-            except (ValueError, KeyError, AttributeError) as error:
-                raise ValueError(
-                    f'data.documents={path} line {number} is no document: an object whose "text" is a string of '
-                    "characters; correct the line, or delete the file and fetch it again"
-                ) from error
-            yield Document(text=text, source=source, group=str(row.get("group", source)))
+            yield _document(line, f"{path}:{number}", f"data.documents={path} line {number}")
+
+
+def _document(line: bytes, place: str, name: str) -> Document:
+    example = '{"text": "..."}'
+    try:
+        row = json.loads(line)
+        text, source = row["text"], str(row.get("source", place))
+        text.encode()  # JSON can say half a character, which no tokenizer and no UTF-8 file takes
+        return Document(text=text, source=source, group=str(row.get("group", source)))
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} has half a surrogate pair at character {error.start} of its text; leave it out"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{name} is no JSON object with a text, such as {example}; correct or remove the line"
+        ) from error

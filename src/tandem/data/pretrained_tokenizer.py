@@ -12,7 +12,7 @@ import tokenizers
 from tandem.data.chat_template import read_chat_template, render_chat
 from tandem.data.json_object import read_json_object
 from tandem.data.text_tokenizer import is_thinking
-from tandem.data.tokenizer import bytes_of_characters, read_backend, write_backend
+from tandem.data.tokenizer import bytes_of_characters, ids_of, read_backend, write_backend
 from tandem.report import atomic_path
 
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -121,11 +121,11 @@ class PretrainedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        return ids_of(self.backend, text)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of the text behind what `tokenizer.json` puts ahead of it; of an empty one, its start."""
-        ids = self.backend.encode(text, add_special_tokens=True).ids
+        ids = ids_of(self.backend, text, specials=True)
         if self.special.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids = [self.bos_id, *ids]
         return ids or [self.start_of_text()]

@@ -26,6 +26,7 @@ SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(f"<spare_{k}>" for k in range(l
 
 SMALLEST_VOCABULARY = RESERVED + 256
 """Reserved ids plus one token a byte: below this some text could not be written."""
+_LARGEST_VOCABULARY = 2**20
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -67,6 +68,21 @@ def read_backend(file: Path, remedy: str) -> tokenizers.Tokenizer:
     except Exception as error:  # the Rust side raises bare Exception for every unreadable file
         reason = str(error).splitlines()[0]
         raise ValueError(f"tokenizer.path={file} is no tokenizer ({reason}); {remedy}") from error
+
+
+def ids_of(backend: tokenizers.Tokenizer, text: str, *, specials: bool = False) -> list[int]:
+    """Ids of a text.
+
+    Args:
+        specials: with what the tokenizer puts around a text.
+    Raises:
+        ValueError: half a surrogate pair in the text, as Python makes of an argument that is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text={text[:40]!r} is not Unicode at character {error.start}; give UTF-8 text") from None
+    return backend.encode(text, add_special_tokens=specials).ids
 
 
 def write_backend(file: Path, backend: tokenizers.Tokenizer, begin: tuple[str, int] | None) -> None:
@@ -148,6 +164,9 @@ class Tokenizer:
                 f"tokenizer.vocab_size={vocab_size} is below {SMALLEST_VOCABULARY}, the reserved ids and 256 bytes; "
                 "use 4096 for small models"
             )
+        if vocab_size > _LARGEST_VOCABULARY:
+            # The library allocates room for all of them first, and a failure there ends the process.
+            raise ValueError(f"tokenizer.vocab_size={vocab_size} is above {_LARGEST_VOCABULARY:,}; use fewer ids")
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -198,8 +217,12 @@ class Tokenizer:
         return hashlib.sha256(self.backend.to_str(pretty=False).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone: no bos or eos, and `<think>` in the text is seven characters, not id 6."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of the text alone: no bos or eos, and `<think>` in the text is seven characters, not id 6.
+
+        Raises:
+            ValueError: half a surrogate pair, which is no character, in the text.
+        """
+        return ids_of(self.backend, text)
 
     def start_of_text(self) -> int:
         """`<bos>`."""

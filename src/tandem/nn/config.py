@@ -471,7 +471,10 @@ class ModelConfig:
         Raises:
             ValueError: not JSON, not an object, or what `from_dict` refuses.
         """
-        plain = json.loads(text)
+        try:
+            plain = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"model config is not JSON ({error}); write one with ModelConfig.to_json()") from error
         if not isinstance(plain, dict):
             raise ValueError(f"model config is a JSON {type(plain).__name__}; it must be an object")
         return cls.from_dict(plain)

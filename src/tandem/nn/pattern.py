@@ -14,6 +14,7 @@ SYMBOLS = {
     "E": "second feed-forward",
     "T": "TransMamba",
 }
+_MOST = 10_000
 _TOKEN = re.compile(r"\)(\d*)|[^)]")
 
 
@@ -24,7 +25,8 @@ def parse_pattern(text: str) -> tuple[str, ...]:
     ('M', 'F', 'M', 'F', 'M', 'F', 'A', 'M', 'F')
 
     Raises:
-        ValueError: an unknown symbol, an unbalanced parenthesis, a count below 1 or without a group, no layer at all.
+        ValueError: an unknown symbol, an unbalanced parenthesis, a count below 1 or without a group, no layer at all,
+            a group that expands to more than 10,000 layers.
     """
     stack: list[list[str]] = [[]]
     for index, symbol, count in _tokens(text):
@@ -38,6 +40,9 @@ def parse_pattern(text: str) -> tuple[str, ...]:
             if count == 0:
                 raise ValueError(_message(text, index, "repeats a group 0 times; use a count of 1 or more"))
             group = stack.pop()
+            # Nested counts multiply: a few more digits would fill the memory before anything could be weighed.
+            if len(group) * count > _MOST:
+                raise ValueError(_message(text, index, f"makes more than {_MOST:,} layers; use smaller counts"))
             stack[-1].extend(group * count)
         elif symbol != "|":
             known = ", ".join(f"{key} ({name})" for key, name in SYMBOLS.items())

@@ -69,6 +69,6 @@ def _nested(configs: list[Any], plain: dict[str, Any], path: str, kinds: Kinds) 
     if len(configs) == 1:
         return from_plain(configs[0], plain, path, kinds)
     kind, known = plain.pop("kind", None), {kinds[config]: config for config in configs}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"{path}.kind={kind!r} is unknown; use one of {', '.join(known)}")
     return from_plain(known[kind], plain, path, kinds)

@@ -170,6 +170,8 @@ def _axes(columns: int = 1) -> Any:
 
 
 def _save(axes: Any, path: Path) -> Path:
+    if path.suffix.removeprefix(".").lower() not in axes.figure.canvas.get_supported_filetypes():
+        raise ValueError(f"out={path} does not end as a picture does; use .png, .svg or .pdf")
     with atomic_path(path) as temporary:
         axes.figure.savefig(temporary, dpi=144)
     return path

@@ -73,7 +73,7 @@ def measure_transpoints(
         ValueError: a model without `T` layers, a context below 16, or no time.
     """
     plain = paper_cost(config, context)
-    if context < 16 or seconds <= 0:
+    if context < 16 or not seconds > 0:
         raise ValueError(f"context={context} must be 16 or more and seconds={seconds} above 0 to measure TransPoints")
     device = torch.device(device)
     dtype = fastest_dtype(device)

@@ -39,12 +39,21 @@ def log2_binomial(
     return np.asarray(log2_factorial(n) - log2_factorial(count) - log2_factorial(np.asarray(n) - np.asarray(count)))
 
 
+MOST_OBJECTS = 1029
+"""The largest k whose binomials are finite in float64."""
+
+
 @cache
 def pascal(k: int) -> NDArray[np.float64]:
     """The triangle of n choose j for n and j up to k, shape (k + 1, k + 1), with zeros above its diagonal.
 
     Sums of integers, so that small entries are exact; `gammaln` would lose the last digits.
+
+    Raises:
+        ValueError: entries would overflow float64.
     """
+    if k > MOST_OBJECTS:
+        raise ValueError(f"k={k} is more objects than the binomials of float64 reach; use at most {MOST_OBJECTS}")
     triangle = np.zeros((k + 1, k + 1))
     triangle[:, 0] = 1.0
     for n in range(1, k + 1):

@@ -65,11 +65,13 @@ def measure_searches(trials: int, seed: int = 0) -> Iterator[SearchRow]:
     """Searches by half-greedy questions; a quarter of `trials` for 10 objects, 2 at least.
 
     Raises:
-        ValueError: fewer than 2 trials.
+        ValueError: fewer than 2 trials, or a seed below 0.
         AssertionError: a search ended with other objects than there were.
     """
     if trials < 2:
         raise ValueError(f"trials={trials} is below 2; use 2 or more, 200 for the documented rows")
+    if seed < 0:
+        raise ValueError(f"seed={seed} is below 0; use 0 or more")
     for cells, k in SEARCHES:
         yield measure_search(cells, k, trials if k < 10 else max(2, trials // 4), seed)
 

@@ -23,12 +23,14 @@ from tandem.train import (
     SpikeConfig,
     Stage,
     TrainConfig,
-    claim_run_dir,
     fit,
     fit_stages,
+    held_run_dir,
     repeatable,
     seed_everything,
 )
+
+_MOST_TOKENS = 2**31 - 1
 
 
 def _train_config() -> TrainConfig:
@@ -94,9 +96,12 @@ class PretrainConfig:
         ):
             if weights and len(weights) != len(data):
                 raise ValueError(f"{name}={weights} has {len(weights)} values for {len(data)} data; give one for each")
-        for name in ("context", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; use 1 or more")
+        for name in ("context", "batch_tokens", "validation_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is below 1; use 1 or more")
+            if name != "validation_bytes" and value > _MOST_TOKENS:
+                raise ValueError(f"{name}={value} is more than a batch can have; use at most {_MOST_TOKENS}")
 
 
 def run_pretraining(config: PretrainConfig) -> RunResult:
@@ -106,13 +111,12 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
 
     Raises:
         ValueError: an unknown model or device, shards that are missing or damaged, a model too small for their vocabulary or of
-            another tokenizer, a schedule without T layers, or a run directory that was started with other settings than steps
-            and logging.
+            another tokenizer, a schedule without T layers, or a run directory that another process uses or that was started with
+            other settings than steps and logging.
     """
     device = hub.choose_device(config.device)
     model_config = _architecture(config)
     tokenizer = _tokenizer(config, model_config)
-    claim_run_dir(config.run_dir, _plain(config, model_config), _may_change(config))
     model: HybridLM | None = None
 
     def open_stage(stage: Stage, settings: TrainConfig) -> tuple[LanguageModelTask, Packer]:
@@ -124,16 +128,17 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
         held_out = _validation(config, stage, model_config.chunk)
         return LanguageModelTask(model, settings, held_out), _packer(config, stage, model_config.chunk)
 
-    with repeatable(device):
-        if config.stages:
-            result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
-        else:
-            task, data = open_stage(_only_stage(config), config.train)
-            result = fit(task, data, config.train, config.run_dir)
-    if result.reason == "finished" and model is not None:
-        hub.save(model, tokenizer, config.run_dir / "model")
-    if result.counts:
-        write_report(config.run_dir)
+    with held_run_dir(config.run_dir, _plain(config, model_config), _may_change(config)):
+        with repeatable(device):
+            if config.stages:
+                result = fit_stages(config.stages, config.train, config.run_dir, open_stage)
+            else:
+                task, data = open_stage(_only_stage(config), config.train)
+                result = fit(task, data, config.train, config.run_dir)
+        if result.reason == "finished" and model is not None:
+            hub.save(model, tokenizer, config.run_dir / "model")
+        if result.counts:
+            write_report(config.run_dir)
     return result
 
 
@@ -144,7 +149,16 @@ def read_model_config(model: str) -> ModelConfig:
         ValueError: neither a preset nor a file, or a file that is no model config.
     """
     path = Path(model)
-    return ModelConfig.from_json(_read("model", path)) if path.suffix == ".json" else preset(model)
+    if path.suffix != ".json":
+        try:
+            return preset(model)
+        except ValueError as error:
+            raise ValueError(f"{error}, or give the path of a .json file with a model config") from error
+    text = _read("model", path)
+    try:
+        return ModelConfig.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"model={model} is no model config: {error}") from error
 
 
 def _architecture(config: PretrainConfig) -> ModelConfig:
@@ -188,16 +202,23 @@ def read_stages(path: Path) -> tuple[Stage, ...]:
     Raises:
         ValueError: no such file, not a list of objects, an unknown or missing field, or a value that a stage refuses.
     """
+    text = _read("stages", path)
     try:
-        return tuple(_stage(plain) for plain in json.loads(_read("stages", path)))
-    except (TypeError, json.JSONDecodeError) as error:
+        stages = json.loads(text)
+        if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+            raise TypeError("something else is in it")
+        return tuple(map(_stage, stages))
+    except (TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"stages={path} is not a JSON list of stages ({error}); see docs/training.md") from error
 
 
 def _read(field: str, path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{field}={path} is not a file; give the path of a JSON file (docs/training.md)")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{field}={path} is not UTF-8 text ({error.reason}); give the path of a JSON file") from error
 
 
 def _stage(plain: dict[str, Any]) -> Stage:

@@ -74,6 +74,8 @@ class QuestionsConfig:
         for name in ("searches", "draws", "images", "sheets"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)} is below 2; use 2 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is below 0; use 0 or more")
         if not self.subjects:
             raise ValueError("subjects is empty; use some of entropy normality screening faces")
         if not self.objects or min(self.objects) < 1:

@@ -134,8 +134,9 @@ def compare_transmamba(config: TransMambaRecipeConfig) -> Path | None:
     device = hub.choose_device(config.device)
     models = transmamba_models(config)
     shared = {"seeds", "jobs", "device", "rounds", "batch", "speed_contexts"}
-    claim_run_dir(config.run_dir, settings_of(config, models), shared)
     text = config.data or quickstart_shards()
+    Tokenizer.load(text)  # a mistaken directory is told before the run directory belongs to it
+    claim_run_dir(config.run_dir, settings_of(config, models), shared)
     template = _training(config, (text, _books(config, text)))
     runs = seeded_runs(template, models, config.seeds)
     adapted = _adaptations(config, runs[config.schedules[0]])

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from tandem import hub
-from tandem.data import Packer, open_shards
+from tandem.data import Packer, Tokenizer, open_shards
 from tandem.nn import ModelConfig
 from tandem.plan import all_attention, all_mamba, equal_parameters, flops, memory, parameters, readable_bytes
 from tandem.recipes.comparison import (
@@ -109,8 +109,9 @@ def compare_twins(config: TwinsConfig) -> Path | None:
     console = Console(highlight=False, soft_wrap=True)
     device = hub.choose_device(config.device)
     models = twin_models(read_model_config(config.model), config.against)
-    claim_run_dir(config.run_dir, settings_of(config, models), {"seeds", "jobs", "device", "rounds"})
     data = config.data or quickstart_shards()
+    Tokenizer.load(data)  # a mistaken directory is told before the run directory belongs to it
+    claim_run_dir(config.run_dir, settings_of(config, models), {"seeds", "jobs", "device", "rounds"})
     runs = seeded_runs(_training(config, data), models, config.seeds)
     if not pretrain_all(seed_by_seed(runs), jobs=config.jobs):
         console.print("stopped; the same command goes on")

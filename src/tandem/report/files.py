@@ -6,6 +6,7 @@ reports) is therefore written beside its place under a hidden name, flushed to t
 
 import errno
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(target, error, temporary)
         raise_if_full(error, target)
         raise
     _sync(target.parent)
@@ -67,6 +69,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         _swap_directory(temporary, target, previous)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name(target, error, temporary)
         raise_if_full(error, target)
         raise
     _sync(target.parent)
@@ -75,9 +78,30 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def raise_if_full(error: BaseException, target: Path) -> None:
     """Raises an `OSError` that names the file and what is left of it when `error` says that the disk or the quota is full."""
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    number = _system_error(error)
+    if number in _NO_SPACE:
         message = "no space left on the disk or in the quota, and what was there before is untouched"
-        raise OSError(error.errno, message, str(target)) from error
+        raise OSError(number, message, str(target)) from error
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The operating system's number in an error or in what it arose from.
+
+    safetensors has the number in its text only, and torch's zip writer answers a refused write with a RuntimeError of its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _name(target: Path, error: BaseException, temporary: Path) -> None:
+    # A refused write is told with the name that was asked for, not with the hidden one.
+    if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+        error.filename = str(target)
 
 
 def _swap_directory(temporary: Path, target: Path, previous: Path) -> None:

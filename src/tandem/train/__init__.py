@@ -5,7 +5,7 @@ from tandem.train.captured import CapturedStep
 from tandem.train.checkpoint import Checkpoints, find_damage
 from tandem.train.config import OptimizerConfig, ScheduleConfig, SpikeConfig, TrainConfig
 from tandem.train.curriculum import Stage, fit_stages, turbos_stages
-from tandem.train.directory import MAY_CHANGE, claim_run_dir
+from tandem.train.directory import MAY_CHANGE, claim_run_dir, held_run_dir
 from tandem.train.language_model import LanguageModelTask
 from tandem.train.loop import fit
 from tandem.train.optimizer import build_optimizer, clip_gradients, param_groups
@@ -39,6 +39,7 @@ __all__ = [
     "find_damage",
     "fit",
     "fit_stages",
+    "held_run_dir",
     "is_complete",
     "keep_freed_memory",
     "learning_rate_factor",

@@ -1,5 +1,6 @@
 """The settings of a training run: one frozen tree, checked when it is made."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +32,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"train.optimizer.lr={self.lr} is not above 0; try 1e-3")
+        _require(self.lr < math.inf, f"train.optimizer.lr={self.lr} leaves no weight finite; try 1e-3")
         _require(
             all(0 <= beta < 1 for beta in self.betas),
             f"train.optimizer.betas={self.betas} must both lie in [0, 1); use 0.9 0.95",
@@ -155,6 +157,7 @@ class TrainConfig:
             f"train.clip_norm={self.clip_norm} is not above 0; use 1.0, or None to switch it off",
         )
         _require(self.seed >= 0, f"train.seed={self.seed} is below 0; use 0 or more")
+        _require(self.seed < 2**63, f"train.seed={self.seed} is 2**63 or more; use a smaller one, such as 0")
         _require(self.validate_every >= 0, f"train.validate_every={self.validate_every} is below 0; use 0 for never")
         _require(
             self.max_seconds is None or self.max_seconds > 0,

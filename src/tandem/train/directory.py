@@ -1,7 +1,10 @@
-"""The run directory's `config.json`: a run goes on only with the settings it was started with."""
+"""The run directory: one process at a time, and a run goes on only with the settings it was started with."""
 
+import fcntl
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,49 @@ MAY_CHANGE = frozenset(
     )
 )
 """Settings of `TrainConfig` under the key `train` that may differ when a run goes on: how long, and how it is logged."""
+
+
+@contextmanager
+def held_run_dir(run_dir: Path, config: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE) -> Iterator[None]:
+    """Keeps other processes out of a run directory that `claim_run_dir` has claimed.
+
+    A new run that fails before it has written anything leaves no `config.json`: it would refuse the settings put right.
+
+    Raises:
+        ValueError: another process holds the directory, or as `claim_run_dir`.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(run_dir):
+        file = run_dir / "config.json"
+        is_new = not file.exists()
+        claim_run_dir(run_dir, config, may_change)
+        try:
+            yield
+        except BaseException:
+            if is_new and not any(
+                path.stat().st_size for path in run_dir.rglob("*") if path.is_file() and path != file
+            ):
+                file.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    # A lock on the directory itself leaves no file behind, and ends with the process, however that ends.
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"run_dir={run_dir} is in use by another process; wait until it has ended, or use another run_dir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks on directories, as NFS
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def claim_run_dir(run_dir: Path, config: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE) -> None:

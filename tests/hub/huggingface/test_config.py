@@ -191,6 +191,8 @@ def test_infinity_in_both_spellings():
             "sliding_window is not supp",
         ),
         ({"model_type": "nemotron_h", "hybrid_override_pattern": "-", "mlp_hidden_act": "glu"}, "mlp_hidden_act='glu'"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be 1 or more"),
+        ({"vocab_size": 10**30}, "model.vocab_size=10{30} is more than a model can have"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(change: dict[str, Any], error: str):

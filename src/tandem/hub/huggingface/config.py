@@ -266,6 +266,8 @@ def _attention(
     head_width: int | None = None,
 ) -> AttentionConfig:
     heads = options.whole("num_attention_heads")
+    if heads < 1:
+        raise ValueError(f"num_attention_heads={heads} must be 1 or more")
     width = options.whole("head_dim", "attention_head_dim", default=head_width or options.whole("hidden_size") // heads)
     return AttentionConfig(
         heads=heads,

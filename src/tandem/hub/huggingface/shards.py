@@ -69,11 +69,17 @@ class Shards:
         while rest:
             file = self._place[rest[0]][0]
             try:
-                with safe_open(file, framework="pt") as opened:
+                with _opened(file) as opened:
                     while rest and self._place[rest[0]][0] == file:
                         yield opened.get_tensor(self._place[rest.pop(0)][1])
             except SafetensorError as error:
                 raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
+
+
+def _opened(file: Path) -> safe_open:
+    with file.open("rb"):
+        pass  # safetensors says of a file that may not be read that it does not exist
+    return safe_open(file, framework="pt")
 
 
 def spelled(name: str) -> str:
@@ -93,7 +99,7 @@ def _tensors(directory: Path) -> Iterator[tuple[str, Path]]:
     if not file.is_file():
         raise ValueError(_nothing_to_read(directory))
     try:
-        with safe_open(file, framework="pt") as opened:
+        with _opened(file) as opened:
             names = list(opened.keys())
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or cut off ({error}); copy the model directory again") from error
