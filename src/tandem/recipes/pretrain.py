@@ -98,7 +98,9 @@ class PretrainConfig:
                 raise ValueError(f"{name}={weights} has {len(weights)} values for {len(data)} data; give one for each")
         for name in ("context", "batch_tokens", "validation_bytes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None:
+                continue
+            if value < 1:
                 raise ValueError(f"{name}={value} is below 1; use 1 or more")
             if name != "validation_bytes" and value > _MOST_TOKENS:
                 raise ValueError(f"{name}={value} is more than a batch can have; use at most {_MOST_TOKENS}")
