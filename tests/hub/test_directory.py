@@ -240,8 +240,12 @@ def test_sources_that_are_no_models_are_named(saved: Path, tmp_path: Path) -> No
         hub.load("nowhere")
     with pytest.raises(ValueError, match=r"source='.*model\.safetensors' is a file; this version loads directories"):
         hub.load(saved / "model.safetensors")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"config\.json is missing; this version loads directories"):
-        hub.load(tmp_path)
+        hub.load(tmp_path / "empty")
+    for read in (hub.load, hub.read_config):
+        with pytest.raises(ValueError, match=r"' is no model but has one in it, as a run does; give '.*/model'"):
+            read(saved.parent)
     with pytest.raises(ValueError, match="dtype='int3' is unknown; use one of float32, bfloat16, float16"):
         hub.load(saved, dtype="int3")
 

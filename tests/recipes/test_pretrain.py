@@ -112,6 +112,8 @@ def test_a_run_leaves_everything_behind(config: PretrainConfig, shards: Path):
     (load,) = rows(config.run_dir, "expert_load")[-1]["layers"]
     assert sum(load) == pytest.approx(1.0, abs=1e-3)
     assert json.loads((config.run_dir / "config.json").read_text())["train"]["steps"] == 24
+    # What a run leaves says what model it was, to one that begins anew.
+    assert read_model_config(str(config.run_dir / "model")) == read_model_config(str(config.model))
 
 
 def test_validation_is_the_saved_models_bits_per_byte(config: PretrainConfig, shards: Path):

@@ -45,7 +45,7 @@ class PlanModel:
     """Parameters, FLOPs a token, decode state and training memory of a model, without allocating it."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Preset, or a file with a model config in JSON."""
+    """Preset, a file with a model config in JSON, or a model directory or GGUF file, of which only the shape is read."""
     context: int | None = None
     """Tokens of a sequence; the model's own context by default."""
     out: Path = Path("plan.png")

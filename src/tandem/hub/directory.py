@@ -157,11 +157,15 @@ def find(source: str | Path) -> Path:
     """The directory or GGUF file a source stands for; a bundled name wins over a directory of that name ("./nano" reaches it).
 
     Raises:
-        ValueError: neither a directory, nor a bundled name, nor a file named *.gguf.
+        ValueError: neither a directory, nor a bundled name, nor a file named *.gguf; the directory of a run, whose
+            model is a directory in it.
     """
     if isinstance(source, str) and source in bundled():
         return _bundle() / source
     path = Path(source)
+    made = path / "model"
+    if (made / _WEIGHTS).is_file() and not (path / _WEIGHTS).exists():
+        raise ValueError(f"source={str(source)!r} is no model but has one in it, as a run does; give {str(made)!r}")
     if path.is_dir() or (path.is_file() and _is_gguf(path)):
         return path
     if path.exists():

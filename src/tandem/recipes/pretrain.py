@@ -12,7 +12,7 @@ from typing import Any
 
 from tandem import hub
 from tandem.data import Packer, Source, Tokenizer, ValidationBatches, open_shards, validation_batches
-from tandem.nn import HybridLM, ModelConfig, preset
+from tandem.nn import HybridLM, ModelConfig, preset, presets
 from tandem.precision import PrecisionConfig, quantize_model
 from tandem.report import write_report
 from tandem.train import (
@@ -56,7 +56,8 @@ class PretrainConfig:
     """Share of each directory in the mixture, by tokens; equal when empty."""
 
     model: str | None = None
-    """A preset, or the path of a JSON file with a model config; `nano` when neither this nor `init` is given."""
+    """A preset, a JSON file with a model config, or a saved or released model whose shape to take; `nano` when neither this
+    nor `init` is given."""
 
     init: str | None = None
     """Start from this model's weights in place of random ones: a model directory or a bundled checkpoint."""
@@ -145,17 +146,19 @@ def run_pretraining(config: PretrainConfig) -> RunResult:
 
 
 def read_model_config(model: str) -> ModelConfig:
-    """The preset of that name, or the config in that JSON file.
+    """The preset of that name, the config in that JSON file, or the shape of that saved or released model.
 
     Raises:
-        ValueError: neither a preset nor a file, or a file that is no model config.
+        ValueError: no preset, file or model, or one that is no model config.
     """
     path = Path(model)
+    if path.suffix == ".gguf" or (path.is_dir() and model not in presets()):
+        return hub.read_config(path).model
     if path.suffix != ".json":
         try:
             return preset(model)
         except ValueError as error:
-            raise ValueError(f"{error}, or give the path of a .json file with a model config") from error
+            raise ValueError(f"{error}, or give a .json file with a model config, or a model's directory") from error
     text = _read("model", path)
     try:
         return ModelConfig.from_json(text)
