@@ -155,7 +155,7 @@ def test_the_table_has_every_verb():
 
 def test_an_unknown_preset(capsys: pytest.CaptureFixture[str]):
     message = "preset='turbo' is unknown; use one of nano, mini, small, turbos-560b, transmamba-nano, transmamba-400m, transmamba-1.5b"
-    message += ", or give the path of a .json file with a model config\n"
+    message += ", or give a .json file with a model config, or a model's directory\n"
     assert mistake(("plan", "model", "turbo"), capsys) == message
     assert mistake((*PRETRAIN, "--model", "turbo"), capsys) == message
 

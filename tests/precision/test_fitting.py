@@ -123,7 +123,10 @@ def test_chinchilla_is_the_law_without_its_last_term():
     assert law.predict(1e9, 1e11) == pytest.approx(CAPYBARA.bf16_loss(N=1e9, D=1e11))
 
 
-@pytest.mark.parametrize("law", [CAPYBARA, Kaplan(n=6.4e13, alpha=0.076, d=1.8e13, beta=0.103, epsilon=0.4)])
+KAPLAN = Kaplan(n=6.4e13, alpha=0.076, d=1.8e13, beta=0.103, epsilon=0.4)
+
+
+@pytest.mark.parametrize("law", [CAPYBARA, pytest.param(KAPLAN, marks=pytest.mark.slow)])
 def test_fixed_constants_stay_and_the_others_come_back(law: PrecisionLaw | Kaplan):
     known = {"epsilon": law.epsilon, "beta": law.beta}
     got = fit(runs_of(law), type(law), fixed=known, resamples=5)

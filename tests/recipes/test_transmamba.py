@@ -105,6 +105,7 @@ def test_the_comparison_is_made_and_a_seed_more_repeats_nothing(
     assert "transmamba.json" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
     config: TransMambaRecipeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
