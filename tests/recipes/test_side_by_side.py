@@ -53,6 +53,7 @@ def wait_for_rows(configs: list[PretrainConfig], count: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_and_the_same_call_goes_on_to_the_same_bits(configs: list[PretrainConfig], tmp_path: Path):
     def interrupt() -> None:
         wait_for_rows(configs, 4)

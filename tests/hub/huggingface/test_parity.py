@@ -129,13 +129,13 @@ def test_logits_of_many_shapes(family: str):
 def check_gradients(released: Released, seed: int) -> None:
     tokens = draw_tokens(seed)[-1]
     theirs = with_clear_choices(released, [tokens])
-    theirs(tokens[None], labels=tokens[None], use_cache=False).loss.backward()
+    want = gradients_of(theirs, tokens)
     with tempfile.TemporaryDirectory() as folder:
         ours = tandem.load(write(theirs, Path(folder) / "model")).model
     layout = SequenceLayout.from_lengths([len(tokens) - 1], chunk=ours.config.chunk)
     ours.loss(tokens[:-1], layout, tokens[1:]).total.backward()
     got = {name: parameter.grad for name, parameter in ours.named_parameters()}
-    want = {spelled(name): parameter.grad for name, parameter in theirs.named_parameters()}
+    unsure = rounding(theirs, tokens, want)
     # Some gradients are 0 but for rounding, as a router's whose one choice always weighs 1.
     size = 1e-3 * max(float(gradient.abs().max()) for gradient in want.values())
     for weight in weights_of(released.family, ours.config, set(want)):
@@ -143,7 +143,22 @@ def check_gradients(released: Released, seed: int) -> None:
             expected = torch.cat([weight.layout.there(want[source]) for source in weight.sources])
             gradient = got[weight.target]
             assert gradient is not None, weight.target
-            assert_close(gradient, expected, 1e-3, size)
+            assert_close(gradient, expected, 1e-3, max(size, 4e3 * max(unsure[source] for source in weight.sources)))
+
+
+def gradients_of(theirs: Any, tokens: Tensor) -> dict[str, Tensor]:
+    theirs.zero_grad()
+    theirs(tokens[None], labels=tokens[None], use_cache=False).loss.backward()
+    return {spelled(name): parameter.grad for name, parameter in theirs.named_parameters()}
+
+
+def rounding(theirs: Any, tokens: Tensor, want: dict[str, Tensor]) -> dict[str, float]:
+    """How far their own gradients move when weights do by as much as float32 rounds: by a lot in a few random models."""
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(1 + torch.finfo(torch.float32).eps * torch.randn_like(parameter))
+    moved = gradients_of(theirs, tokens)
+    return {name: float((moved[name] - gradient).abs().max()) for name, gradient in want.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

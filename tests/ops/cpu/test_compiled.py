@@ -18,6 +18,7 @@ def _fresh():
     module.library.cache_clear()
 
 
+@pytest.mark.slow
 def test_is_built_once_and_other_sources_are_another_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
