@@ -15,6 +15,7 @@ import tyro
 
 from tandem.cli.arguments import parse_command
 from tandem.queries import (
+    MOST_OBJECTS,
     AdditivityError,
     CommandCount,
     Count,
@@ -37,9 +38,6 @@ _COMFORTABLE = 16
 _UNFINISHED = 1  # exit code of a search that its budget stopped
 _RANGES = 20  # of a question that `answers` shows
 _BINS = 512  # columns of the map that --plot draws: more than that cannot be told apart on paper
-
-
-_MOST_OBJECTS = 1029  # whose binomials float64 holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,9 +287,9 @@ def _objects(options: SearchOptions, items: int, count: Count) -> int:
         print(f"all {items:,} items count {number:g}", file=sys.stderr)
     if number != int(number) or number < 0:
         raise ValueError(f"objects={number} is no number of objects; give a whole number, 0 or more")
-    if number > _MOST_OBJECTS:
+    if number > MOST_OBJECTS:
         raise ValueError(
-            f"objects={number:g} is more than a search can follow, {_MOST_OBJECTS:,}; search part of the items"
+            f"objects={number:g} is more than a search can follow, {MOST_OBJECTS:,}; search part of the items"
         )
     return int(number)
 

@@ -164,7 +164,7 @@ def find(source: str | Path) -> Path:
         return _bundle() / source
     path = Path(source)
     made = path / "model"
-    if (made / _WEIGHTS).is_file() and not (path / _WEIGHTS).exists():
+    if (made / _WEIGHTS).is_file() and not any(path.glob("*.safetensors*")):
         raise ValueError(f"source={str(source)!r} is no model but has one in it, as a run does; give {str(made)!r}")
     if path.is_dir() or (path.is_file() and _is_gguf(path)):
         return path

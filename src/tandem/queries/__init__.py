@@ -34,6 +34,7 @@ from tandem.queries.boxes import Boxes
 from tandem.queries.constraints import Constraints, NothingToAskError
 from tandem.queries.enumeration import Optimum, expected_reduction
 from tandem.queries.generating import GeneratingFunction
+from tandem.queries.measures import MOST_OBJECTS
 from tandem.queries.particles import Particles
 from tandem.queries.policies import (
     BatchGreedyPolicy,
@@ -56,6 +57,7 @@ from tandem.queries.standing import Standing
 from tandem.queries.table import Table
 
 __all__ = [
+    "MOST_OBJECTS",
     "AdditivityError",
     "Answers",
     "AsyncCount",

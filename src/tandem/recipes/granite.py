@@ -19,7 +19,7 @@ GRANITE = ModelConfig(
 CPU_CHUNK, GPU_CHUNK = 32, 64
 """Tokens of a chunk of the peer's scan at which its PyTorch paths were fastest, of 16 to 256; released models have 256."""
 COMPILED_CPU_CHUNK, COMPILED_GPU_CHUNK = 64, 32
-"""The same where torch.compile has fused its layers, of 32, 64 and 128; in chunks of 256 PyTorch 2.11 cannot compile them."""
+"""The same where torch.compile has fused its layers, of 32, 64 and 128; for a GPU PyTorch 2.11 cannot compile chunks of 256."""
 
 
 def granite_config(transformers: Any, shape: ModelConfig, chunk: int = CPU_CHUNK) -> Any:

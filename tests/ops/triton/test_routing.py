@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from split_product import product_in_parts_is_as_accurate_as_float32
 from tandem.ops import RoutingRule, route
-from tandem.ops.routing import SplitProduct, four_parts
+from tandem.ops.routing import four_parts
 from tandem.ops.triton.support import without_triton
 
 kernels = pytest.importorskip("tandem.ops.triton.routing", reason="needs Triton: pip install triton")
@@ -89,14 +90,4 @@ def test_parts_are_those_of_pytorch(dim: int, reverse: bool, shape: tuple[int, i
 
 
 def test_a_product_in_parts_is_as_accurate_as_float32(device: str):
-    torch.manual_seed(0)
-    x, weight = torch.randn(300, 96, device=device).bfloat16(), torch.randn(8, 96, device=device)
-    pull = torch.randn(300, 8, device=device)
-    leaves = [leaf.requires_grad_() for leaf in (x, weight)]
-    logits = SplitProduct.apply(*leaves)
-    d_x, d_weight = torch.autograd.grad(logits, leaves, pull)
-    exact = x.detach().double() @ weight.detach().double().t()
-    assert (logits.double() - exact).norm() <= 3e-7 * exact.norm()
-    exact = pull.double().t() @ x.detach().double()
-    assert (d_weight.double() - exact).norm() <= 5e-7 * exact.norm()
-    assert (d_x.double() - pull.double() @ weight.detach().double()).norm() <= 3e-3 * d_x.norm().double()
+    product_in_parts_is_as_accurate_as_float32(device)
